@@ -1,0 +1,21 @@
+//! The formats of flowtag on the wire: tags and their three encodings, the IPv6 flow label, extension-header
+//! options, fireflies and captured packets.
+//!
+//! Nothing here does I/O, reads a clock or allocates without bound; every parser takes bytes and gives a value or
+//! an error that names what was wrong.
+//!
+//! ```
+//! use flowtag_wire::{Entropy, FlowLabel, Tag};
+//!
+//! let tag = Tag::new(3, 14)?;
+//! let label = FlowLabel::from_tag(tag, Entropy::NONE);
+//! assert_eq!(label.value(), 0x30038);
+//! assert_eq!(label.tag(), Some(tag));
+//! # Ok::<(), flowtag_wire::TagError>(())
+//! ```
+
+pub mod flow;
+pub mod tag;
+
+pub use flow::{Endpoint, FiveTuple, FlowError, Protocol};
+pub use tag::{Activity, Entropy, Experiment, FlowLabel, ScitagInteger, Tag, TagError};
