@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Where the IPv6 header and the transport ports of a packet are. Reads only: a program that writes packet bytes
+ * directly makes the verifier unclone every packet that passes it, marked or not. */
+#ifndef FLOWTAG_IPV6_BPF_H
+#define FLOWTAG_IPV6_BPF_H
+
+#define ETH_HLEN 14
+#define ETH_P_IP 0x0800
+#define ETH_P_IPV6 0x86DD
+#define ETH_P_8021Q 0x8100
+#define ETH_P_8021AD 0x88A8
+#define NEXTHDR_HOP 0
+#define NEXTHDR_ROUTING 43
+#define NEXTHDR_FRAGMENT 44
+#define NEXTHDR_AUTH 51
+#define NEXTHDR_DEST 60
+
+/* Longest chain that can be walked; the verifier wants a bound on every offset. */
+#define MAX_L4_OFFSET 16384
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 proto;
+};
+
+/* `len` bytes at `off`: in place where the packet is linear that far, else copied to `buf`; NULL past the end. */
+static __always_inline const void *bytes_at(struct __sk_buff *skb, __u32 off, __u32 len, void *buf)
+{
+	void *data = (void *)(long)skb->data;
+	void *end = (void *)(long)skb->data_end;
+
+	if (data + off + len <= end)
+		return data + off;
+	return bpf_skb_load_bytes(skb, off, buf, len) ? NULL : buf;
+}
+
+static __always_inline bool is_vlan(__be16 proto)
+{
+	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+}
+
+/* Network protocol of an Ethernet frame, past the tags that are still in it; *off is moved to the network header. */
+static __always_inline int ethernet_protocol(struct __sk_buff *skb, __u32 *off, __be16 *proto)
+{
+	struct vlan_tag tag_buf;
+	__be16 buf;
+	const __be16 *type = bytes_at(skb, ETH_HLEN - sizeof(buf), sizeof(buf), &buf);
+
+	if (!type)
+		return -1;
+	*proto = *type;
+	*off = ETH_HLEN;
+	for (int i = 0; i < MARK_MAX_VLAN_TAGS && is_vlan(*proto); i++) {
+		const struct vlan_tag *tag = bytes_at(skb, *off, sizeof(*tag), &tag_buf);
+
+		if (!tag)
+			return -1;
+		*proto = tag->proto;
+		*off += sizeof(*tag);
+	}
+	return 0;
+}
+
+/* Network protocol of a packet without a link header, told by its version field. */
+static __always_inline int bare_protocol(struct __sk_buff *skb, __u32 *off, __be16 *proto)
+{
+	__u8 buf;
+	const __u8 *version = bytes_at(skb, 0, 1, &buf);
+
+	if (!version)
+		return -1;
+	*off = 0;
+	*proto = 0;
+	if (*version >> 4 == 6)
+		*proto = bpf_htons(ETH_P_IPV6);
+	else if (*version >> 4 == 4)
+		*proto = bpf_htons(ETH_P_IP);
+	return 0;
+}
+
+/* Bytes in an extension header (RFC 8200 §4, RFC 4302 §2.2); 0: not an extension header. */
+static __always_inline __u32 extension_header_len(__u8 type, __u8 len)
+{
+	switch (type) {
+	case NEXTHDR_HOP:
+	case NEXTHDR_ROUTING:
+	case NEXTHDR_DEST:
+		return (len + 1) * 8;
+	case NEXTHDR_FRAGMENT:
+		return 8;
+	case NEXTHDR_AUTH:
+		return (len + 2) * 4;
+	default:
+		return 0;
+	}
+}
+
+/* Walks the extension headers from `*off` of type `*next` to the first header that is none of them. MARK_MARKED
+ * when it is there to be looked at, else the verdict that says why not. */
+static __noinline int skip_extension_headers(struct __sk_buff *skb, __u32 *off, __u8 *next)
+{
+	__u8 hdr[4]; /* next header, length, and for a fragment its offset */
+
+	if (!off || !next) /* a function of its own is verified without its callers */
+		return MARK_UNREADABLE;
+	for (int i = 0; i < MARK_MAX_EXTENSION_HEADERS; i++) {
+		__u32 len = extension_header_len(*next, 0);
+
+		if (!len)
+			return MARK_MARKED;
+		if (*off > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, *off, hdr, sizeof(hdr)))
+			return MARK_UNREADABLE;
+		/* RFC 8200 §4.5: 13 bits of offset, then flags; only the first fragment has the ports. */
+		if (*next == NEXTHDR_FRAGMENT && (hdr[2] || hdr[3] & 0xf8))
+			return MARK_FRAGMENT;
+		*off += extension_header_len(*next, hdr[1]);
+		*next = hdr[0];
+	}
+	return extension_header_len(*next, 0) ? MARK_UNREADABLE : MARK_MARKED;
+}
+
+#endif

@@ -1,0 +1,261 @@
+//! Putting the program on an interface and taking it off again, and nothing else that is there.
+//!
+//! With tcx (kernel 6.6) the attachment is a link that vanishes with our process. Before, it is a filter on the clsact
+//! qdisc that stays when we are killed: it has a fixed handle, so that the next start replaces it, and we remove the
+//! qdisc only if we made it and nobody else uses it by then.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::{Program, TC_EGRESS, TC_INGRESS, TcHook, TcHookBuilder};
+
+use super::{PROGRAM, Settings};
+use crate::link::Interface;
+use crate::{Error, Result, tc};
+
+/// Handle of our clsact filter: ours by number, and checked by the program's name before it is removed.
+const HANDLE: u32 = 0xf107_a601;
+
+/// How a program is attached to an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// tcx link, kernel 6.6 and newer.
+    Tcx,
+    /// Filter on a clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// Name in messages and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Which hook to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HookChoice {
+    /// tcx where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// tcx or an error.
+    Tcx,
+    /// clsact, also where the kernel has tcx.
+    Clsact,
+}
+
+/// An attachment. Dropping a tcx link detaches; a clsact filter stays until [`Self::detach`].
+pub(super) enum Link {
+    Tcx(#[expect(dead_code, reason = "held open: closing it detaches")] OwnedFd),
+    Clsact { priority: u16, owner: Owner },
+}
+
+impl Link {
+    pub(super) const fn hook(&self) -> Hook {
+        match self {
+            Self::Tcx(_) => Hook::Tcx,
+            Self::Clsact { .. } => Hook::Clsact,
+        }
+    }
+
+    pub(super) fn detach(self, interface: &Interface) -> Result<()> {
+        match self {
+            Self::Tcx(_) => Ok(()),
+            Self::Clsact { priority, owner } => {
+                remove_filter(interface, priority)?;
+                owner.remove_qdisc_if_ours(interface)
+            }
+        }
+    }
+}
+
+pub(super) fn attach(
+    program: &Program<'_>,
+    interface: &Interface,
+    choice: HookChoice,
+    settings: &Settings,
+) -> Result<Link> {
+    match choice {
+        HookChoice::Tcx => attach_tcx(program, interface),
+        HookChoice::Clsact => attach_clsact(program, interface, settings),
+        HookChoice::Auto => match attach_tcx(program, interface) {
+            // A kernel without tcx does not know the attach type.
+            Err(Error::Attach { source, .. }) if source.raw_os_error() == Some(libc::EINVAL) => {
+                attach_clsact(program, interface, settings)
+            }
+            result => result,
+        },
+    }
+}
+
+/// At the head of the list: we always pass on to the next program, but the next might not pass on to us.
+fn attach_tcx(program: &Program<'_>, interface: &Interface) -> Result<Link> {
+    let options = libbpf_sys::bpf_link_create_opts {
+        sz: size_of::<libbpf_sys::bpf_link_create_opts>() as libbpf_sys::size_t,
+        flags: libbpf_sys::BPF_F_BEFORE,
+        ..Default::default()
+    };
+    // SAFETY: the program's descriptor is open for the call, and `options` is a whole structure of the size it says,
+    // zero where not set.
+    let fd = unsafe {
+        libbpf_sys::bpf_link_create(
+            program.as_fd().as_raw_fd(),
+            interface.index.cast_signed(),
+            libbpf_sys::BPF_TCX_EGRESS,
+            &raw const options,
+        )
+    };
+    if fd < 0 {
+        return Err(failed("attach to", interface, Hook::Tcx, io::Error::from_raw_os_error(-fd)));
+    }
+    // SAFETY: the call returned a new descriptor that nobody else has.
+    Ok(Link::Tcx(unsafe { OwnedFd::from_raw_fd(fd) }))
+}
+
+fn attach_clsact(program: &Program<'_>, interface: &Interface, settings: &Settings) -> Result<Link> {
+    let owner = Owner::take(interface, settings.state_dir.as_deref())?;
+    refuse_foreign_handle(interface, settings.tc_priority)?;
+    let mut hook = TcHookBuilder::new(program.as_fd())
+        .ifindex(interface.index.cast_signed())
+        .replace(true)
+        .handle(HANDLE)
+        .priority(u32::from(settings.tc_priority))
+        .hook(TC_EGRESS);
+    hook.create()
+        .and_then(|mut hook| hook.attach())
+        .map_err(|e| failed("attach to", interface, Hook::Clsact, crate::to_io(&e)))?;
+    Ok(Link::Clsact { priority: settings.tc_priority, owner })
+}
+
+fn is_ours(filter: &tc::Filter, priority: u16) -> bool {
+    filter.direction == tc::Direction::Egress && filter.handle == HANDLE && filter.priority == priority
+}
+
+/// Somebody else's filter under our priority and handle would be replaced.
+fn refuse_foreign_handle(interface: &Interface, priority: u16) -> Result<()> {
+    let foreign = |f: &tc::Filter| is_ours(f, priority) && !has_our_name(f);
+    if tc::filters(interface.index)?.iter().any(foreign) {
+        let taken = io::Error::from_raw_os_error(libc::EEXIST);
+        return Err(failed("attach to", interface, Hook::Clsact, taken));
+    }
+    Ok(())
+}
+
+/// The kernel cuts names of programs to 15 bytes; tc filters carry what the loader said.
+fn has_our_name(filter: &tc::Filter) -> bool {
+    filter.name.as_deref().is_some_and(|n| PROGRAM.starts_with(n) && !n.is_empty())
+}
+
+fn remove_filter(interface: &Interface, priority: u16) -> Result<()> {
+    if !tc::filters(interface.index)?.iter().any(|f| is_ours(f, priority) && has_our_name(f)) {
+        return Ok(());
+    }
+    hook_for(interface, priority)
+        .detach()
+        .map_err(|e| failed("detach from", interface, Hook::Clsact, crate::to_io(&e)))
+}
+
+/// A hook for everything but attaching: no program needed.
+fn hook_for(interface: &Interface, priority: u16) -> TcHook {
+    // SAFETY: the descriptor is never used, as neither detach nor destroy takes a program; 0 is only a placeholder.
+    let no_program = unsafe { std::os::fd::BorrowedFd::borrow_raw(0) };
+    TcHookBuilder::new(no_program)
+        .ifindex(interface.index.cast_signed())
+        .handle(HANDLE)
+        .priority(u32::from(priority))
+        .hook(TC_EGRESS)
+}
+
+fn failed(action: &'static str, interface: &Interface, hook: Hook, source: io::Error) -> Error {
+    let fix = match source.raw_os_error().or(match source.kind() {
+        io::ErrorKind::PermissionDenied => Some(libc::EPERM),
+        _ => None,
+    }) {
+        Some(libc::EPERM | libc::EACCES) => "run as root or grant CAP_BPF and CAP_NET_ADMIN",
+        Some(libc::ENODEV) => "the interface is gone",
+        Some(libc::EINVAL) => "this kernel has no tcx (6.6 or newer has); set mark.hook = \"auto\"",
+        Some(libc::EEXIST) => "another filter has our priority and handle; set mark.tc_priority to a free one",
+        Some(libc::ERANGE) => "64 programs are attached there already, which is the kernel's limit",
+        _ => "`flowtag doctor` says what this host lacks",
+    };
+    Error::Attach { action, interface: interface.name.clone(), hook, fix, source }
+}
+
+/// Whether an interface's clsact qdisc is ours to remove, kept in a file so that it is known after SIGKILL too.
+#[derive(Debug)]
+pub(super) struct Owner {
+    ours: bool,
+    record: Option<PathBuf>,
+}
+
+impl Owner {
+    /// Makes the qdisc if there is none, which makes it ours.
+    fn take(interface: &Interface, state_dir: Option<&Path>) -> Result<Self> {
+        let record = state_dir.map(|d| d.join(format!("clsact-{}-{}", interface.index, interface.name)));
+        if tc::has_clsact(interface.index)? {
+            let ours = record.as_ref().is_some_and(|r| r.exists());
+            return Ok(Self { ours, record });
+        }
+        if let Some(record) = &record {
+            // Written before the qdisc exists: a record without a qdisc is harmless, the reverse is not.
+            let write = |source| Error::Query { what: "a place to remember our qdisc (state directory)", source };
+            fs::write(record, "").map_err(write)?;
+        }
+        Ok(Self { ours: true, record })
+    }
+
+    fn remove_qdisc_if_ours(self, interface: &Interface) -> Result<()> {
+        if self.ours && tc::has_clsact(interface.index)? && tc::filters(interface.index)?.is_empty() {
+            let mut hook = hook_for(interface, 0);
+            hook.attach_point(TC_EGRESS | TC_INGRESS).handle(0);
+            hook.destroy().map_err(|e| failed("detach from", interface, Hook::Clsact, crate::to_io(&e)))?;
+        }
+        if let Some(record) = self.record {
+            let _ = fs::remove_file(record); // absent where the qdisc was never ours
+        }
+        Ok(())
+    }
+}
+
+/// What a killed predecessor left on interfaces: its filters, and the qdiscs that it made.
+#[derive(Debug)]
+pub struct Leftovers;
+
+impl Leftovers {
+    /// Removes our filters from all interfaces but `keep`, whose filter the next attach replaces without a gap.
+    /// Returns the names of the interfaces that were cleaned.
+    ///
+    /// # Errors
+    /// The first interface that could not be cleaned; the others are.
+    pub fn remove(settings: &Settings, keep: &[u32]) -> Result<Vec<String>> {
+        let mut cleaned = Vec::new();
+        let mut result = Ok(());
+        for interface in crate::link::all()?.into_iter().filter(|i| !keep.contains(&i.index)) {
+            let ours = |f: &tc::Filter| is_ours(f, settings.tc_priority) && has_our_name(f);
+            if !tc::filters(interface.index)?.iter().any(ours) {
+                continue;
+            }
+            let removed = Owner::take(&interface, settings.state_dir.as_deref()).and_then(|owner| {
+                Link::Clsact { priority: settings.tc_priority, owner }.detach(&interface)
+            });
+            match removed {
+                Ok(()) => cleaned.push(interface.name),
+                Err(e) => result = result.and(Err(e)),
+            }
+        }
+        result.map(|()| cleaned)
+    }
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Writes the flow label of announced flows into the packets that leave an interface, and counts all packets by what
+ * became of them. Hook: tcx egress (kernel 6.6) or a clsact filter (before). Since kernel 5.10.
+ * Changes nothing but the 20 bits of the label and passes every packet on, also those that it could not handle.
+ * Misses: packets that do not pass this interface's egress hook (loopback to an own address, hardware offloads that
+ * forward without the kernel), fragments after the first. */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include "mark.h"
+#include "ipv6.bpf.h"
+
+#define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
+#define LABEL_MASK 0xfffff
+#define LAST_SEEN_STEP_NS 1000000000ULL
+
+/* Key: flow as its packets leave. Written by user space (one entry per announced IPv6 flow), read per packet; the
+ * program only refreshes last_seen_ns. A hash and no LRU: an entry leaves when its flow ends, never by being forgotten;
+ * a full map is an error that user space gets and counts. Not preallocated: memory follows the number of flows.
+ * max_entries is set before loading. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct mark_key);
+	__type(value, struct mark_value);
+} flowtag_flows SEC(".maps");
+
+/* Key: ifindex. Written by user space when it attaches. An array because a look-up in it costs 1 ns and happens for
+ * every packet; max_entries is set before loading, above the largest ifindex of the host. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct mark_interface);
+} flowtag_ifaces SEC(".maps");
+
+/* Key: slot of an interface. Written per CPU by the program, summed by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, MARK_MAX_INTERFACES + 1);
+	__type(key, __u32);
+	__type(value, struct mark_counters);
+} flowtag_counts SEC(".maps");
+
+static __always_inline __u64 coarse_now_ns(void)
+{
+	/* kernel 5.11; four times cheaper and good to a tick */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
+		return bpf_ktime_get_coarse_ns();
+	return bpf_ktime_get_ns();
+}
+
+static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict)
+{
+	struct mark_counters *counters = bpf_map_lookup_elem(&flowtag_counts, &slot);
+	struct mark_count *c;
+
+	if (!counters || verdict < 0 || verdict >= MARK_VERDICTS)
+		return;
+	c = &counters->by_verdict[verdict];
+	c->packets += skb->gso_segs ?: 1;
+	c->bytes += skb->wire_len;
+}
+
+static __always_inline int write_label(struct __sk_buff *skb, __u32 l3, __be32 was, __u32 label)
+{
+	__be32 word = (was & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
+
+	if (word == was)
+		return MARK_MARKED;
+	/* The label is in no checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
+	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED : MARK_MARKED;
+}
+
+/* Ports are the first four bytes of TCP and of UDP. */
+static __always_inline int load_ports(struct __sk_buff *skb, __u32 l4, struct mark_key *key)
+{
+	__be16 buf[2];
+	const __be16 *ports = bytes_at(skb, l4, sizeof(buf), buf);
+
+	if (!ports)
+		return -1;
+	key->local_port = ports[0];
+	key->remote_port = ports[1];
+	return 0;
+}
+
+static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
+{
+	struct mark_key key = {};
+	struct ipv6hdr buf;
+	const struct ipv6hdr *ip6 = bytes_at(skb, l3, sizeof(buf), &buf);
+	__u32 l4 = l3 + sizeof(buf);
+	struct mark_value *flow;
+	__be32 word;
+	__u64 now;
+
+	if (!ip6)
+		return MARK_UNREADABLE;
+	word = *(__be32 *)ip6;
+	__builtin_memcpy(key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
+	key.protocol = ip6->nexthdr;
+	if (extension_header_len(key.protocol, 0)) {
+		int verdict = skip_extension_headers(skb, &l4, &key.protocol);
+
+		if (verdict != MARK_MARKED)
+			return verdict;
+	}
+	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
+		return MARK_OTHER_PROTOCOL;
+	if (l4 > MAX_L4_OFFSET || load_ports(skb, l4, &key))
+		return MARK_UNREADABLE;
+	flow = bpf_map_lookup_elem(&flowtag_flows, &key);
+	if (!flow)
+		return MARK_NO_FLOW;
+	now = coarse_now_ns();
+	if (now - flow->last_seen_ns > LAST_SEEN_STEP_NS) /* seldom: the line stays shared between CPUs */
+		flow->last_seen_ns = now;
+	return write_label(skb, l3, word, flow->label);
+}
+
+static __always_inline int mark(struct __sk_buff *skb, const struct mark_interface *iface)
+{
+	__be16 proto;
+	__u32 l3;
+	int err = iface->link_header_len ? ethernet_protocol(skb, &l3, &proto) : bare_protocol(skb, &l3, &proto);
+
+	if (err)
+		return MARK_UNREADABLE;
+	if (proto == bpf_htons(ETH_P_IPV6))
+		return mark_ipv6(skb, l3);
+	return proto == bpf_htons(ETH_P_IP) ? MARK_IPV4 : MARK_NOT_IP;
+}
+
+SEC("tc")
+int flowtag_mark(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	struct mark_interface *iface = bpf_map_lookup_elem(&flowtag_ifaces, &ifindex);
+
+	if (iface && iface->known)
+		count(skb, iface->slot, mark(skb, iface));
+	return TC_ACT_UNSPEC;
+}
+
+/* Does nothing: what a program costs before it does anything, for the benches. */
+SEC("tc")
+int flowtag_empty(struct __sk_buff *skb)
+{
+	return TC_ACT_UNSPEC;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

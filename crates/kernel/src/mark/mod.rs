@@ -1,0 +1,327 @@
+//! Marking: the flow label of announced flows, written into every packet that leaves an interface.
+//!
+//! User space puts flows into a map (key: the full five-tuple) and attaches one program to each interface; the
+//! program looks every packet up, changes the 20 bits, counts what it did and passes the packet on. Cost and accuracy:
+//! `README.md` in this folder.
+
+#[rustfmt::skip]
+mod abi;
+mod attach;
+mod packets;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flowtag_wire::{FiveTuple, FlowLabel};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::link::Interface;
+use crate::{Error, Result};
+use abi::{mark_counters, mark_interface, mark_key, mark_limits, mark_value};
+pub use attach::{Hook, HookChoice, Leftovers};
+pub use packets::{Count, Verdict};
+
+static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
+const PROGRAM: &str = "flowtag_mark";
+const FLOWS: &str = "flowtag_flows";
+const INTERFACES: &str = "flowtag_ifaces";
+const COUNTERS: &str = "flowtag_counts";
+
+/// What the marker needs to know before it is loaded.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Capacity of the map of flows: 1 to 4,194,304.
+    pub max_flows: u32,
+    /// Priority of our clsact filter: lower runs first. Unused with tcx.
+    pub tc_priority: u16,
+    /// Where to remember which qdiscs are ours, so that a start after SIGKILL still removes them; none: not remembered.
+    pub state_dir: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Largest [`Self::max_flows`].
+    pub const MAX_FLOWS: u32 = 4 << 20;
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { max_flows: 100_000, tc_priority: 7, state_dir: None }
+    }
+}
+
+/// The loaded marking program with its maps and the interfaces that it is attached to. Dropping it detaches.
+pub struct Marker {
+    object: Object,
+    flows: MapHandle,
+    interfaces: MapHandle,
+    counters: MapHandle,
+    settings: Settings,
+    attached: HashMap<u32, Attached>,
+}
+
+struct Attached {
+    interface: Interface,
+    slot: u16,
+    link: attach::Link,
+}
+
+/// What the marker did on one interface since it was attached.
+#[derive(Debug, Clone)]
+pub struct InterfaceCounters {
+    /// Which interface.
+    pub interface: Interface,
+    /// How the program is attached.
+    pub hook: Hook,
+    /// Packets and bytes by what became of them.
+    pub counts: Vec<(Verdict, Count)>,
+    /// The interface shares its counters with others, because more than 255 are attached.
+    pub shared: bool,
+}
+
+impl fmt::Debug for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Marker").field("interfaces", &self.attached.len()).finish_non_exhaustive()
+    }
+}
+
+impl Marker {
+    /// Loads the program; nothing is attached and no packet is touched yet.
+    ///
+    /// # Errors
+    /// [`Error::Load`]: no permission (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON or root), no BTF, no memory.
+    pub fn load(settings: &Settings) -> Result<Self> {
+        let load = |source| Error::Load { feature: "mark", source };
+        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load)?;
+        let interfaces = interface_limit();
+        for mut map in open.maps_mut() {
+            match map.name().to_str() {
+                Some(FLOWS) => map.set_max_entries(settings.max_flows),
+                Some(INTERFACES) => map.set_max_entries(interfaces),
+                _ => Ok(()),
+            }
+            .map_err(load)?;
+        }
+        let object = open.load().map_err(load)?;
+        let handle = |name: &str| {
+            let map = object.maps().find(|m| m.name() == name);
+            MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
+        };
+        let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
+        Ok(Self { object, flows, interfaces, counters, settings: settings.clone(), attached: HashMap::new() })
+    }
+
+    /// Attaches the program to an interface: from here on its packets are marked and counted. An interface that is
+    /// attached already stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::LinkType`], [`Error::Index`] and [`Error::Attach`]; the interface is then as it was before.
+    pub fn attach(&mut self, interface: &Interface, choice: HookChoice) -> Result<Hook> {
+        if let Some(attached) = self.attached.get(&interface.index) {
+            return Ok(attached.link.hook());
+        }
+        let slot = self.free_slot();
+        self.configure(interface, slot)?;
+        let link = attach::attach(&self.program(PROGRAM), interface, choice, &self.settings)?;
+        let hook = link.hook();
+        self.attached.insert(interface.index, Attached { interface: interface.clone(), slot, link });
+        Ok(hook)
+    }
+
+    /// Detaches the program from an interface; one that is gone, or was never attached, is no error.
+    ///
+    /// # Errors
+    /// [`Error::Attach`] where the kernel refuses.
+    pub fn detach(&mut self, index: u32) -> Result<()> {
+        match self.attached.remove(&index) {
+            Some(attached) => attached.link.detach(&attached.interface),
+            None => Ok(()),
+        }
+    }
+
+    /// Detaches from all interfaces, to the end also where one fails.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn detach_all(&mut self) -> Result<()> {
+        let indices: Vec<_> = self.attached.keys().copied().collect();
+        indices.into_iter().map(|i| self.detach(i)).fold(Ok(()), Result::and)
+    }
+
+    /// The interfaces that the program is attached to.
+    pub fn interfaces(&self) -> impl Iterator<Item = (&Interface, Hook)> {
+        self.attached.values().map(|a| (&a.interface, a.link.hook()))
+    }
+
+    /// From now on packets from `flow.src()` to `flow.dst()` carry `label`. Replaces an earlier label.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when the map is full: the flow is then not marked, and no other is affected.
+    ///
+    /// # Panics
+    /// Never for an IPv6 flow; an IPv4 flow has no label and must not come here.
+    pub fn set(&self, flow: &FiveTuple, label: FlowLabel) -> Result<()> {
+        let value = mark_value { last_seen_ns: 0, label: label.value(), pad: [0; 4] };
+        match self.flows.update(key_of(flow).as_bytes(), value.as_bytes(), MapFlags::ANY) {
+            Ok(()) => Ok(()),
+            Err(e) if e.kind() == libbpf_rs::ErrorKind::TooBig => Err(Error::Full { max: self.settings.max_flows }),
+            Err(source) => Err(Error::Map { action: "write to", map: "flow table", source }),
+        }
+    }
+
+    /// Packets of `flow` are no longer marked; no error where they were not.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn remove(&self, flow: &FiveTuple) -> Result<()> {
+        match self.flows.delete(key_of(flow).as_bytes()) {
+            Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => {
+                Err(Error::Map { action: "delete from", map: "flow table", source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long ago the program last saw a packet of `flow`, to about a second; none: never, or not a marked flow.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn last_seen(&self, flow: &FiveTuple) -> Result<Option<Duration>> {
+        let read = |source| Error::Map { action: "read", map: "flow table", source };
+        let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
+        let value = bytes.and_then(|b| mark_value::read_from_bytes(&b).ok());
+        let seen = value.map(|v| v.last_seen_ns).filter(|ns| *ns != 0);
+        Ok(seen.map(|ns| monotonic_now().saturating_sub(Duration::from_nanos(ns))))
+    }
+
+    /// Label of `flow` in the kernel; none: not marked.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn label(&self, flow: &FiveTuple) -> Result<Option<FlowLabel>> {
+        let read = |source| Error::Map { action: "read", map: "flow table", source };
+        let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
+        Ok(bytes
+            .and_then(|b| mark_value::read_from_bytes(&b).ok())
+            .and_then(|v| FlowLabel::new(u64::from(v.label)).ok()))
+    }
+
+    /// What the program did on each interface.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn counters(&self) -> Result<Vec<InterfaceCounters>> {
+        let mut all: Vec<_> = self.attached.values().map(|a| self.counters_of(a)).collect::<Result<_>>()?;
+        all.sort_by_key(|c| c.interface.index);
+        Ok(all)
+    }
+
+    /// The marking program, for benches.
+    #[must_use]
+    pub fn mark_program(&self) -> libbpf_rs::ProgramMut<'_> {
+        self.program(PROGRAM)
+    }
+
+    /// A program that does nothing, for benches.
+    #[must_use]
+    pub fn empty_program(&self) -> libbpf_rs::ProgramMut<'_> {
+        self.program("flowtag_empty")
+    }
+
+    /// Makes packets of `BPF_PROG_TEST_RUN`, which come from interface 1, look as if from an Ethernet.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn configure_test_run(&self) -> Result<()> {
+        let ethernet = Interface { index: 1, name: "test-run".into(), link_type: libc::ARPHRD_ETHER };
+        self.configure(&ethernet, 0)
+    }
+
+    fn program(&self, name: &str) -> libbpf_rs::ProgramMut<'_> {
+        self.object.progs_mut().find(|p| p.name() == name).expect("the object has this program")
+    }
+
+    fn counters_of(&self, attached: &Attached) -> Result<InterfaceCounters> {
+        let read = |source| Error::Map { action: "read", map: "counters", source };
+        let slot = u32::from(attached.slot);
+        let per_cpu = self.counters.lookup_percpu(slot.as_bytes(), MapFlags::ANY).map_err(read)?;
+        let per_cpu = per_cpu.unwrap_or_default();
+        let rows: Vec<_> = per_cpu.iter().filter_map(|b| mark_counters::read_from_prefix(b).ok()).collect();
+        Ok(InterfaceCounters {
+            interface: attached.interface.clone(),
+            hook: attached.link.hook(),
+            counts: Verdict::ALL.iter().map(|v| (*v, packets::sum(*v, rows.iter().map(|(row, _)| row)))).collect(),
+            shared: attached.slot == 0,
+        })
+    }
+
+    /// Tells the program about an interface and sets its counters to zero.
+    fn configure(&self, interface: &Interface, slot: u16) -> Result<()> {
+        let write = |source| Error::Map { action: "write to", map: "interface table", source };
+        let value = mark_interface { slot, link_header_len: interface.link_header_len()?, known: 1 };
+        if interface.index >= self.interfaces.max_entries() {
+            let (index, limit) = (interface.index, self.interfaces.max_entries());
+            return Err(Error::Index { interface: interface.name.clone(), index, limit });
+        }
+        if slot != 0 {
+            let zero = vec![vec![0u8; size_of::<mark_counters>()]; num_cpus()?];
+            let key = u32::from(slot);
+            self.counters.update_percpu(key.as_bytes(), &zero, MapFlags::ANY).map_err(write)?;
+        }
+        self.interfaces.update(interface.index.as_bytes(), value.as_bytes(), MapFlags::ANY).map_err(write)
+    }
+
+    /// Slot 0 is shared by all interfaces that come when the others are taken.
+    fn free_slot(&self) -> u16 {
+        let taken: std::collections::HashSet<_> = self.attached.values().map(|a| a.slot).collect();
+        (1..=mark_limits::MARK_MAX_INTERFACES as u16).find(|s| !taken.contains(s)).unwrap_or(0)
+    }
+}
+
+impl Drop for Marker {
+    fn drop(&mut self) {
+        if let Err(e) = self.detach_all() {
+            tracing::warn!(error = %e, "not all interfaces could be detached");
+        }
+    }
+}
+
+fn num_cpus() -> Result<usize> {
+    libbpf_rs::num_possible_cpus().map_err(|source| Error::Map { action: "size", map: "counters", source })
+}
+
+/// Indices only grow; room for as many again before a restart is needed. Eight bytes each.
+fn interface_limit() -> u32 {
+    let largest = crate::link::all().ok().and_then(|all| all.last().map(|i| i.index)).unwrap_or(0);
+    largest.saturating_mul(2).clamp(4096, 1 << 24).next_power_of_two()
+}
+
+fn key_of(flow: &FiveTuple) -> mark_key {
+    mark_key {
+        local_addr: octets(flow.src().addr()),
+        remote_addr: octets(flow.dst().addr()),
+        local_port: flow.src().port().to_be(),
+        remote_port: flow.dst().port().to_be(),
+        protocol: flow.protocol().number(),
+        pad: [0; 3],
+    }
+}
+
+/// IPv4 as IPv4-mapped, which is never in an IPv6 packet: such an entry would be harmless.
+fn octets(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// The clock of the program's time stamps.
+fn monotonic_now() -> Duration {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is a valid timespec that the call only writes to, and this clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+}

@@ -1,0 +1,194 @@
+//! The marking program on single packets, run by the kernel (`BPF_PROG_TEST_RUN`): every byte of what comes out is
+//! compared with what went in.
+
+use flowtag_kernel::mark::{Marker, Settings};
+use flowtag_wire::{Entropy, FiveTuple, FlowLabel, Protocol, Tag};
+use libbpf_rs::ProgramInput;
+
+const LOCAL: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+const REMOTE: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV6: u8 = 58;
+
+fn marker() -> Marker {
+    let marker = Marker::load(&Settings::default()).expect("needs root: run the tests with `make test`");
+    marker.configure_test_run().expect("interface 1 can be configured");
+    marker
+}
+
+fn flow(protocol: Protocol) -> FiveTuple {
+    let (src, dst) = ("[2001:db8::1]:1094", "[2001:db8::2]:40000");
+    FiveTuple::new(protocol, src.parse().expect("literal"), dst.parse().expect("literal")).expect("literal")
+}
+
+fn label() -> FlowLabel {
+    FlowLabel::from_tag(Tag::new(3, 14).expect("in range"), Entropy::from_random(0x4_0102))
+}
+
+/// An Ethernet header, then `tags`, then `network`.
+fn frame(tags: &[[u8; 4]], ethertype: u16, network: &[u8]) -> Vec<u8> {
+    let mut out = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    tags.iter().for_each(|t| out.extend(t));
+    out.extend(ethertype.to_be_bytes());
+    out.extend(network);
+    out
+}
+
+/// IPv6 with DSCP 46, ECN 1 and a label of its own, then extension headers, then ports and some payload.
+fn ipv6(next: u8, extension: &[u8], transport: u8) -> Vec<u8> {
+    let mut ports = vec![0x04, 0x46, 0x9c, 0x40];
+    ports.extend((0..60).map(|i| i ^ transport));
+    let length = u16::try_from(extension.len() + ports.len()).expect("short");
+    let mut out = vec![0x6b, 0x9a, 0xbc, 0xde];
+    out.extend(length.to_be_bytes());
+    out.extend([next, 61]);
+    out.extend(LOCAL.iter().chain(&REMOTE).chain(extension).chain(&ports));
+    out
+}
+
+fn run(marker: &Marker, packet: &[u8]) -> (i32, Vec<u8>) {
+    let mut out = vec![0; packet.len() + 64];
+    let input = ProgramInput { data_in: Some(packet), data_out: Some(&mut out), ..Default::default() };
+    let result = marker.mark_program().test_run(input).expect("the kernel runs the program");
+    let verdict = result.return_value.cast_signed();
+    let length = result.data.expect("data came back").len();
+    out.truncate(length);
+    (verdict, out)
+}
+
+/// `packet` with the label at `l3` replaced: the only difference that marking may make.
+fn labelled(packet: &[u8], l3: usize) -> Vec<u8> {
+    let mut out = packet.to_vec();
+    let [_, high, middle, low] = label().value().to_be_bytes();
+    out[l3 + 1] = out[l3 + 1] & 0xf0 | high;
+    out[l3 + 2] = middle;
+    out[l3 + 3] = low;
+    out
+}
+
+#[track_caller]
+fn assert_marked(marker: &Marker, packet: &[u8], l3: usize) {
+    let (verdict, out) = run(marker, packet);
+    assert_eq!(verdict, -1, "TC_ACT_UNSPEC: the next program decides");
+    assert_eq!(out, labelled(packet, l3), "only the 20 bits of the label differ");
+    assert_ne!(out, packet, "the label was another before");
+}
+
+#[track_caller]
+fn assert_untouched(marker: &Marker, packet: &[u8]) {
+    assert_eq!(run(marker, packet), (-1, packet.to_vec()));
+}
+
+#[test]
+fn only_the_label_of_an_announced_flow_changes() {
+    let marker = marker();
+    let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
+    assert_untouched(&marker, &packet);
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    assert_marked(&marker, &packet, 14);
+    marker.remove(&flow(Protocol::Tcp)).expect("it is there");
+    assert_untouched(&marker, &packet);
+}
+
+#[test]
+fn every_part_of_the_five_tuple_counts() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
+    for (what, at) in [
+        ("protocol", 20),
+        ("source address", 14 + 8),
+        ("source address, last byte", 14 + 23),
+        ("destination address", 14 + 24),
+        ("destination address, last byte", 14 + 39),
+        ("source port", 54),
+        ("destination port", 57),
+    ] {
+        let mut other = packet.clone();
+        other[at] ^= if at == 20 { TCP ^ UDP } else { 1 };
+        let (verdict, out) = run(&marker, &other);
+        assert_eq!((verdict, &out), (-1, &other), "another {what} is another flow");
+    }
+}
+
+#[test]
+fn udp_and_tcp_with_the_same_ports_are_two_flows() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Udp), label()).expect("room");
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(UDP, &[], UDP)), 14);
+    assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(TCP, &[], TCP)));
+}
+
+#[test]
+fn vlan_tags_in_the_frame_are_stepped_over() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    let (c_tag, s_tag) = ([0x81, 0, 0, 7], [0x88, 0xa8, 0, 9]);
+    let network = ipv6(TCP, &[], TCP);
+    assert_marked(&marker, &frame(&[c_tag], 0x86dd, &network), 18);
+    assert_marked(&marker, &frame(&[s_tag, c_tag], 0x86dd, &network), 22);
+    assert_marked(&marker, &frame(&[c_tag, c_tag], 0x86dd, &network), 22);
+    assert_untouched(&marker, &frame(&[s_tag, c_tag, c_tag], 0x86dd, &network));
+}
+
+#[test]
+fn extension_headers_are_stepped_over() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    let options = |next| vec![next, 0, 1, 4, 0, 0, 0, 0];
+    let first_fragment = |next| vec![next, 0, 0, 1, 0, 0, 0, 9];
+    let auth = |next| [vec![next, 4], vec![0; 22]].concat();
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(60, &options(TCP), TCP)), 14);
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(0, &[options(60), options(TCP)].concat(), TCP)), 14);
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(44, &first_fragment(TCP), TCP)), 14);
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(51, &auth(TCP), TCP)), 14);
+    let long = [vec![TCP, 3], vec![0; 30]].concat();
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(43, &long, TCP)), 14);
+    let eight: Vec<u8> = (0..7).flat_map(|_| options(60)).chain(options(TCP)).collect();
+    assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(60, &eight, TCP)), 14);
+}
+
+#[test]
+fn what_cannot_be_told_apart_passes_as_it_came() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    let later_fragment = [TCP, 0, 0x05, 0xa8, 0, 0, 0, 9];
+    assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(44, &later_fragment, TCP)));
+    assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(ICMPV6, &[], ICMPV6)));
+    assert_untouched(&marker, &frame(&[], 0x0800, &[0x45; 60]));
+    assert_untouched(&marker, &frame(&[], 0x0806, &[0; 28]));
+    let options = |next| vec![next, 0, 1, 4, 0, 0, 0, 0];
+    let nine: Vec<u8> = (0..8).flat_map(|_| options(60)).chain(options(TCP)).collect();
+    assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(60, &nine, TCP)));
+}
+
+#[test]
+fn a_packet_cut_anywhere_passes_as_it_came() {
+    let marker = marker();
+    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    let options = [TCP, 0, 1, 4, 0, 0, 0, 0];
+    let whole = frame(&[[0x81, 0, 0, 7]], 0x86dd, &ipv6(60, &options, TCP));
+    let ports_end = 18 + 40 + 8 + 4;
+    // The kernel does not run a program on less than an Ethernet header.
+    for length in 14..ports_end {
+        assert_untouched(&marker, &whole[..length]);
+    }
+    assert_marked(&marker, &whole[..ports_end], 18);
+}
+
+#[test]
+fn a_full_map_is_an_error_and_leaves_the_others_alone() {
+    let settings = Settings { max_flows: 2, ..Settings::default() };
+    let marker = Marker::load(&settings).expect("needs root");
+    let flow = |port: u16| {
+        let src = flowtag_wire::Endpoint::new("2001:db8::1".parse().expect("literal"), port);
+        FiveTuple::new(Protocol::Tcp, src, "[2001:db8::2]:9".parse().expect("literal")).expect("literal")
+    };
+    marker.set(&flow(1), label()).expect("room");
+    marker.set(&flow(2), label()).expect("room");
+    let error = marker.set(&flow(3), label()).expect_err("it is full");
+    assert!(matches!(error, flowtag_kernel::Error::Full { max: 2 }), "{error}");
+    assert_eq!(marker.label(&flow(2)).expect("read"), Some(label()));
+    assert_eq!(marker.label(&flow(3)).expect("read"), None);
+}
