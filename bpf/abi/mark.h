@@ -16,9 +16,8 @@ struct mark_key {
 
 /* What to write into the packets of one flow. */
 struct mark_value {
-	__u64 last_seen_ns; /* CLOCK_MONOTONIC of a recent packet, written by the kernel at most once a second; 0: none */
-	__u32 label;        /* flow label to write, 20 bits, host order */
-	__u8 pad[4];
+	__u32 label;     /* flow label to write, 20 bits, host order */
+	__u32 last_seen; /* low half of jiffies64 at a recent packet, written by the kernel, seldom; 0: none yet */
 };
 
 /* What became of a packet. Each is a row of struct mark_counters. */
@@ -38,6 +37,7 @@ enum mark_limits {
 	MARK_MAX_VLAN_TAGS = 2,         /* 802.1ad over 802.1Q */
 	MARK_MAX_EXTENSION_HEADERS = 8, /* walked before the transport header is given up */
 	MARK_MAX_INTERFACES = 255,      /* with counters of their own; slot 0 is shared by the rest */
+	MARK_LAST_SEEN_STEP = 64,       /* jiffies (64 ms to 640 ms) by which last_seen may lag */
 };
 
 struct mark_count {

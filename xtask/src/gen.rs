@@ -52,6 +52,7 @@ fn generate(root: &Path, header: &str, types: &str) -> Result<String> {
         .derive_copy(true)
         .layout_tests(true)
         .disable_header_comment()
+        .rustfmt_configuration_file(Some(root.join("rustfmt.toml")))
         .formatter(bindgen::Formatter::Rustfmt)
         .parse_callbacks(Box::new(Zerocopy))
         .generate()

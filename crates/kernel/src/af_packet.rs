@@ -358,7 +358,7 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
     message.msg_iov = &raw mut io;
     message.msg_iovlen = 1;
     message.msg_control = control.as_mut_ptr().cast();
-    message.msg_controllen = mem::size_of_val(&control) as _;
+    message.msg_controllen = size_of_val(&control) as _;
     // SAFETY: every pointer in `message` is to a live, writable object of the length given beside it.
     let got = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_TRUNC) };
     let wire_len = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;

@@ -35,14 +35,10 @@ pub struct mark_key {
 const _: () = {
     ["Size of mark_key"][::core::mem::size_of::<mark_key>() - 40usize];
     ["Alignment of mark_key"][::core::mem::align_of::<mark_key>() - 2usize];
-    ["Offset of field: mark_key::local_addr"]
-        [::core::mem::offset_of!(mark_key, local_addr) - 0usize];
-    ["Offset of field: mark_key::remote_addr"]
-        [::core::mem::offset_of!(mark_key, remote_addr) - 16usize];
-    ["Offset of field: mark_key::local_port"]
-        [::core::mem::offset_of!(mark_key, local_port) - 32usize];
-    ["Offset of field: mark_key::remote_port"]
-        [::core::mem::offset_of!(mark_key, remote_port) - 34usize];
+    ["Offset of field: mark_key::local_addr"][::core::mem::offset_of!(mark_key, local_addr) - 0usize];
+    ["Offset of field: mark_key::remote_addr"][::core::mem::offset_of!(mark_key, remote_addr) - 16usize];
+    ["Offset of field: mark_key::local_port"][::core::mem::offset_of!(mark_key, local_port) - 32usize];
+    ["Offset of field: mark_key::remote_port"][::core::mem::offset_of!(mark_key, remote_port) - 34usize];
     ["Offset of field: mark_key::protocol"][::core::mem::offset_of!(mark_key, protocol) - 36usize];
     ["Offset of field: mark_key::pad"][::core::mem::offset_of!(mark_key, pad) - 37usize];
 };
@@ -58,20 +54,17 @@ const _: () = {
     zerocopy :: KnownLayout,
 )]
 pub struct mark_value {
-    #[doc = " CLOCK_MONOTONIC of a recent packet, written by the kernel at most once a second; 0: none"]
-    pub last_seen_ns: __u64,
     #[doc = " flow label to write, 20 bits, host order"]
     pub label: __u32,
-    pub pad: [__u8; 4usize],
+    #[doc = " low half of jiffies64 at a recent packet, written by the kernel, seldom; 0: none yet"]
+    pub last_seen: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_value"][::core::mem::size_of::<mark_value>() - 16usize];
-    ["Alignment of mark_value"][::core::mem::align_of::<mark_value>() - 8usize];
-    ["Offset of field: mark_value::last_seen_ns"]
-        [::core::mem::offset_of!(mark_value, last_seen_ns) - 0usize];
-    ["Offset of field: mark_value::label"][::core::mem::offset_of!(mark_value, label) - 8usize];
-    ["Offset of field: mark_value::pad"][::core::mem::offset_of!(mark_value, pad) - 12usize];
+    ["Size of mark_value"][::core::mem::size_of::<mark_value>() - 8usize];
+    ["Alignment of mark_value"][::core::mem::align_of::<mark_value>() - 4usize];
+    ["Offset of field: mark_value::label"][::core::mem::offset_of!(mark_value, label) - 0usize];
+    ["Offset of field: mark_value::last_seen"][::core::mem::offset_of!(mark_value, last_seen) - 4usize];
 };
 pub mod mark_verdict {
     #[allow(unused_imports)]
@@ -106,6 +99,8 @@ pub mod mark_limits {
     pub const MARK_MAX_EXTENSION_HEADERS: Type = 8;
     #[doc = " with counters of their own; slot 0 is shared by the rest"]
     pub const MARK_MAX_INTERFACES: Type = 255;
+    #[doc = " jiffies (64 ms to 640 ms) by which last_seen may lag"]
+    pub const MARK_LAST_SEEN_STEP: Type = 64;
 }
 #[repr(C)]
 #[derive(
@@ -174,10 +169,8 @@ pub struct mark_interface {
 const _: () = {
     ["Size of mark_interface"][::core::mem::size_of::<mark_interface>() - 4usize];
     ["Alignment of mark_interface"][::core::mem::align_of::<mark_interface>() - 2usize];
-    ["Offset of field: mark_interface::slot"]
-        [::core::mem::offset_of!(mark_interface, slot) - 0usize];
+    ["Offset of field: mark_interface::slot"][::core::mem::offset_of!(mark_interface, slot) - 0usize];
     ["Offset of field: mark_interface::link_header_len"]
         [::core::mem::offset_of!(mark_interface, link_header_len) - 2usize];
-    ["Offset of field: mark_interface::known"]
-        [::core::mem::offset_of!(mark_interface, known) - 3usize];
+    ["Offset of field: mark_interface::known"][::core::mem::offset_of!(mark_interface, known) - 3usize];
 };

@@ -6,17 +6,15 @@
  * forward without the kernel), fragments after the first. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
 #include "mark.h"
 #include "ipv6.bpf.h"
 
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
 #define LABEL_MASK 0xfffff
-#define LAST_SEEN_STEP_NS 1000000000ULL
 
 /* Key: flow as its packets leave. Written by user space (one entry per announced IPv6 flow), read per packet; the
- * program only refreshes last_seen_ns. A hash and no LRU: an entry leaves when its flow ends, never by being forgotten;
+ * program only refreshes last_seen. A hash and no LRU: an entry leaves when its flow ends, never by being forgotten;
  * a full map is an error that user space gets and counts. Not preallocated: memory follows the number of flows.
  * max_entries is set before loading. */
 struct {
@@ -44,12 +42,10 @@ struct {
 	__type(value, struct mark_counters);
 } flowtag_counts SEC(".maps");
 
-static __always_inline __u64 coarse_now_ns(void)
+/* A time stamp that costs nothing: reading a clock costs as much as the look-up of the flow. */
+static __always_inline __u32 now_jiffies(void)
 {
-	/* kernel 5.11; four times cheaper and good to a tick */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_ktime_get_coarse_ns))
-		return bpf_ktime_get_coarse_ns();
-	return bpf_ktime_get_ns();
+	return (__u32)bpf_jiffies64() ?: 1;
 }
 
 static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict)
@@ -68,8 +64,6 @@ static __always_inline int write_label(struct __sk_buff *skb, __u32 l3, __be32 w
 {
 	__be32 word = (was & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
 
-	if (word == was)
-		return MARK_MARKED;
 	/* The label is in no checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
 	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED : MARK_MARKED;
 }
@@ -95,11 +89,12 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 	__u32 l4 = l3 + sizeof(buf);
 	struct mark_value *flow;
 	__be32 word;
-	__u64 now;
+	__u32 now;
 
 	if (!ip6)
 		return MARK_UNREADABLE;
 	word = *(__be32 *)ip6;
+	/* Source and destination are neighbours in the header as in the key. */
 	__builtin_memcpy(key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
 	key.protocol = ip6->nexthdr;
 	if (extension_header_len(key.protocol, 0)) {
@@ -115,9 +110,9 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 	flow = bpf_map_lookup_elem(&flowtag_flows, &key);
 	if (!flow)
 		return MARK_NO_FLOW;
-	now = coarse_now_ns();
-	if (now - flow->last_seen_ns > LAST_SEEN_STEP_NS) /* seldom: the line stays shared between CPUs */
-		flow->last_seen_ns = now;
+	now = now_jiffies();
+	if (!flow->last_seen || now - flow->last_seen > MARK_LAST_SEEN_STEP) /* seldom: CPUs share the cache line */
+		flow->last_seen = now;
 	return write_label(skb, l3, word, flow->label);
 }
 
@@ -150,6 +145,13 @@ SEC("tc")
 int flowtag_empty(struct __sk_buff *skb)
 {
 	return TC_ACT_UNSPEC;
+}
+
+/* Tells user space, by BPF_PROG_TEST_RUN, what time last_seen is compared with. */
+SEC("tc")
+int flowtag_now(struct __sk_buff *skb)
+{
+	return now_jiffies();
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -164,7 +164,7 @@ impl Marker {
     /// # Panics
     /// Never for an IPv6 flow; an IPv4 flow has no label and must not come here.
     pub fn set(&self, flow: &FiveTuple, label: FlowLabel) -> Result<()> {
-        let value = mark_value { last_seen_ns: 0, label: label.value(), pad: [0; 4] };
+        let value = mark_value { label: label.value(), last_seen: 0 };
         match self.flows.update(key_of(flow).as_bytes(), value.as_bytes(), MapFlags::ANY) {
             Ok(()) => Ok(()),
             Err(e) if e.kind() == libbpf_rs::ErrorKind::TooBig => Err(Error::Full { max: self.settings.max_flows }),
@@ -185,7 +185,7 @@ impl Marker {
         }
     }
 
-    /// How long ago the program last saw a packet of `flow`, to about a second; none: never, or not a marked flow.
+    /// How long ago the program last saw a packet of `flow`, to about 0.6 s; none: never, or not a marked flow.
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
@@ -193,8 +193,8 @@ impl Marker {
         let read = |source| Error::Map { action: "read", map: "flow table", source };
         let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
         let value = bytes.and_then(|b| mark_value::read_from_bytes(&b).ok());
-        let seen = value.map(|v| v.last_seen_ns).filter(|ns| *ns != 0);
-        Ok(seen.map(|ns| monotonic_now().saturating_sub(Duration::from_nanos(ns))))
+        let Some(seen) = value.map(|v| v.last_seen).filter(|jiffies| *jiffies != 0) else { return Ok(None) };
+        Ok(Some(tick() * self.now()?.wrapping_sub(seen)))
     }
 
     /// Label of `flow` in the kernel; none: not marked.
@@ -238,6 +238,14 @@ impl Marker {
     pub fn configure_test_run(&self) -> Result<()> {
         let ethernet = Interface { index: 1, name: "test-run".into(), link_type: libc::ARPHRD_ETHER };
         self.configure(&ethernet, 0)
+    }
+
+    /// Low half of the kernel's jiffies.
+    fn now(&self) -> Result<u32> {
+        let frame = [0u8; 64]; // the kernel wants at least an Ethernet header to run a program on
+        let input = libbpf_rs::ProgramInput { data_in: Some(&frame), ..Default::default() };
+        let run = self.program("flowtag_now").test_run(input);
+        Ok(run.map_err(|source| Error::Map { action: "read", map: "clock", source })?.return_value)
     }
 
     fn program(&self, name: &str) -> libbpf_rs::ProgramMut<'_> {
@@ -318,10 +326,10 @@ fn octets(addr: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The clock of the program's time stamps.
-fn monotonic_now() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `now` is a valid timespec that the call only writes to, and this clock exists on every Linux.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec as u32)
+/// Length of a jiffy: the kernel's coarse clocks advance by one (`CONFIG_HZ`, without needing the kernel's config).
+fn tick() -> Duration {
+    let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `resolution` is a valid timespec that the call only writes to, and this clock exists on every Linux.
+    unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };
+    Duration::new(resolution.tv_sec.unsigned_abs(), resolution.tv_nsec as u32)
 }
