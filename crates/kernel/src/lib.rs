@@ -21,6 +21,7 @@ pub mod af_packet;
 pub mod features;
 pub mod link;
 pub mod mark;
+mod netlink;
 pub mod tc;
 
 use std::io;

@@ -3,14 +3,11 @@
 
 use std::io;
 
-use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use crate::{Error, Result};
+use crate::{Error, Result, netlink};
 
 /// Parents of a clsact qdisc's filters: `TC_H_CLSACT` with `TC_H_MIN_INGRESS` or `TC_H_MIN_EGRESS`.
 const CLSACT_MAJOR: u16 = 0xffff;
@@ -71,6 +68,14 @@ pub fn filters(ifindex: u32) -> Result<Vec<Filter>> {
     Ok(found)
 }
 
+fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<TcMessage>> {
+    let tc = |m| match m {
+        RouteNetlinkMessage::NewTrafficFilter(m) | RouteNetlinkMessage::NewQueueDiscipline(m) => Some(m),
+        _ => None,
+    };
+    Ok(netlink::dump(message)?.into_iter().filter_map(tc).collect())
+}
+
 fn query(source: io::Error) -> Error {
     Error::Query { what: "the tc filters of an interface", source }
 }
@@ -107,7 +112,6 @@ fn filter(message: &TcMessage, direction: Direction) -> Option<Filter> {
 }
 
 fn bpf_name(message: &TcMessage) -> Option<String> {
-    use netlink_packet_core::Nla;
     let options = message.attributes.iter().find_map(|a| match a {
         TcAttribute::Options(options) => Some(options),
         _ => None,
@@ -120,40 +124,4 @@ fn bpf_name(message: &TcMessage) -> Option<String> {
         }
         _ => None,
     })
-}
-
-fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<TcMessage>> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-    packet.finalize();
-    let mut bytes = vec![0; packet.buffer_len()];
-    packet.serialize(&mut bytes);
-    socket.send(&bytes, 0)?;
-    let mut found = Vec::new();
-    while !read_datagram(&socket, &mut found)? {}
-    Ok(found)
-}
-
-/// Reads one datagram of a dump; true when it was the last.
-fn read_datagram(socket: &Socket, found: &mut Vec<TcMessage>) -> io::Result<bool> {
-    let (datagram, _) = socket.recv_from_full()?;
-    let mut rest = datagram.as_slice();
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(e) => return Err(e.to_io()),
-            NetlinkPayload::InnerMessage(
-                RouteNetlinkMessage::NewTrafficFilter(m) | RouteNetlinkMessage::NewQueueDiscipline(m),
-            ) => found.push(m),
-            _ => {}
-        }
-        let taken = (message.header.length as usize).next_multiple_of(4).max(16);
-        rest = rest.get(taken..).unwrap_or_default();
-    }
-    Ok(false)
 }
