@@ -60,7 +60,9 @@ pub enum PacketSocketError {
         source: io::Error,
     },
     /// The socket could not be bound or set up.
-    #[error("cannot {what} of the packet socket on {interface}: check with `ip link show {interface}` that it exists")]
+    #[error(
+        "cannot {what} of the packet socket on {interface}: check with `ip link show {interface}` that it exists"
+    )]
     SetUp {
         /// Which step.
         what: &'static str,
@@ -70,7 +72,9 @@ pub enum PacketSocketError {
         source: io::Error,
     },
     /// A frame could not be sent.
-    #[error("cannot send a frame of {len} bytes on {interface}: the interface must be up and its MTU large enough")]
+    #[error(
+        "cannot send a frame of {len} bytes on {interface}: the interface must be up and its MTU large enough"
+    )]
     Send {
         /// Bytes in the frame, link-layer header included.
         len: usize,
@@ -362,8 +366,7 @@ fn receive(fd: RawFd, buffer: &mut [u8]) -> io::Result<Received> {
     // SAFETY: every pointer in `message` is to a live, writable object of the length given beside it.
     let got = unsafe { libc::recvmsg(fd, &raw mut message, libc::MSG_DONTWAIT | libc::MSG_TRUNC) };
     let wire_len = usize::try_from(got).map_err(|_| io::Error::last_os_error())?;
-    let plain =
-        Received { len: wire_len.min(buffer.len()), wire_len, packet_type: from.sll_pkttype.into() };
+    let plain = Received { len: wire_len.min(buffer.len()), wire_len, packet_type: from.sll_pkttype.into() };
     Ok(vlan_tag(&message).map_or(plain, |tag| insert_tag(buffer, plain, tag)))
 }
 

@@ -13,7 +13,7 @@
 //! let eth0 = flowtag_kernel::link::find("eth0")?;
 //! marker.attach(&eth0, HookChoice::Auto)?;
 //! let flow = FiveTuple::new(Protocol::Tcp, "[2001:db8::1]:1094".parse()?, "[2001:db8::2]:40000".parse()?)?;
-//! marker.set(&flow, FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE))?;
+//! marker.set(&flow.into(), FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 

@@ -1,8 +1,8 @@
 //! The marking program on single packets, run by the kernel (`BPF_PROG_TEST_RUN`): every byte of what comes out is
 //! compared with what went in.
 
-use flowtag_kernel::mark::{Marker, Settings};
-use flowtag_wire::{Entropy, FiveTuple, FlowLabel, Protocol, Tag};
+use flowtag_kernel::mark::{Key, Marker, Settings};
+use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Tag};
 use libbpf_rs::ProgramInput;
 
 const LOCAL: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
@@ -17,9 +17,9 @@ fn marker() -> Marker {
     marker
 }
 
-fn flow(protocol: Protocol) -> FiveTuple {
+fn flow(protocol: Protocol) -> Key {
     let (src, dst) = ("[2001:db8::1]:1094", "[2001:db8::2]:40000");
-    FiveTuple::new(protocol, src.parse().expect("literal"), dst.parse().expect("literal")).expect("literal")
+    FiveTuple::new(protocol, src.parse().expect("literal"), dst.parse().expect("literal")).expect("literal").into()
 }
 
 fn label() -> FlowLabel {
@@ -182,8 +182,8 @@ fn a_full_map_is_an_error_and_leaves_the_others_alone() {
     let settings = Settings { max_flows: 2, ..Settings::default() };
     let marker = Marker::load(&settings).expect("needs root");
     let flow = |port: u16| {
-        let src = flowtag_wire::Endpoint::new("2001:db8::1".parse().expect("literal"), port);
-        FiveTuple::new(Protocol::Tcp, src, "[2001:db8::2]:9".parse().expect("literal")).expect("literal")
+        let local = Endpoint::new("2001:db8::1".parse().expect("literal"), port);
+        Key { protocol: Protocol::Tcp, local, remote: "[2001:db8::2]:9".parse().expect("literal") }
     };
     marker.set(&flow(1), label()).expect("room");
     marker.set(&flow(2), label()).expect("room");

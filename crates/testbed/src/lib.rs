@@ -1,1 +1,93 @@
-//! x
+//! A network in one machine, for tests, benches and the demo: hosts are network namespaces, links are veth pairs,
+//! and a link can lose and delay packets on any kernel.
+//!
+//! Place in the flow: beside it. Tests build a [`Testbed`], run the real programs in its hosts, and look at the
+//! packets with [`Host::capture`]. It must never touch anything that is not its own: every namespace it makes is
+//! named `flowtag-<pid>-<bed>-<host>`, and only such names are ever removed.
+//!
+//! ```no_run
+//! use flowtag_testbed::Testbed;
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let bed = Testbed::new("ping")?;
+//! let (a, b) = (bed.host("a")?, bed.host("b")?);
+//! let link = bed.link(&a, "eth0", &b, "eth0")?;
+//! let capture = b.capture("eth0", "icmp6[icmp6type] = icmp6-echo")?;
+//! assert!(a.command("ping").args(["-c1", &link.b.ipv6.to_string()]).status()?.success());
+//! assert_eq!(capture.stop()?.frames()?.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What is left behind by a panic is removed as the bed is dropped, by SIGINT or SIGTERM in a thread of its own,
+//! and by SIGKILL as the next bed of any process is made.
+
+mod bed;
+mod capture;
+mod cleanup;
+mod exec;
+mod host;
+mod impair;
+mod link;
+mod process;
+mod tun;
+mod wait;
+
+pub use bed::Testbed;
+pub use capture::{Capture, Captured, Frame};
+pub use exec::checked;
+pub use host::Host;
+pub use impair::{Counters, ImpairedLink, Impairment, Loss};
+pub use link::{Link, LinkOptions, Side};
+pub use process::{Ended, Process};
+pub use tun::TunLink;
+pub use wait::{WAIT, wait_until};
+
+use std::io::Write;
+
+/// Whether this process is root, which every testbed needs.
+#[must_use]
+pub fn root() -> bool {
+    nix::unistd::geteuid().is_root()
+}
+
+/// Whether the test at `place` can run; what [`require_root!`] is made of.
+///
+/// # Panics
+/// Not root, and `FLOWTAG_SKIP_ROOT=1` does not allow to skip.
+#[must_use]
+pub fn root_or_skip(place: &str) -> bool {
+    if root() {
+        return true;
+    }
+    let skip = std::env::var_os("FLOWTAG_SKIP_ROOT").is_some_and(|v| v == "1");
+    assert!(
+        skip,
+        "{place} needs root for its network namespaces: run as root, or set FLOWTAG_SKIP_ROOT=1 to skip"
+    );
+    // Past the test harness, which would keep the output of a test that passes.
+    let _ = writeln!(std::io::stderr(), "SKIPPED (needs root): {place}");
+    false
+}
+
+/// Fails a test that is not run as root, with a message that says so; returns from it, with the given value if any,
+/// where `FLOWTAG_SKIP_ROOT=1` allows to skip it.
+///
+/// ```no_run
+/// fn story() -> anyhow::Result<()> {
+///     flowtag_testbed::require_root!(Ok(()));
+///     let _bed = flowtag_testbed::Testbed::new("story")?;
+///     Ok(())
+/// }
+/// ```
+#[macro_export]
+macro_rules! require_root {
+    () => {
+        $crate::require_root!(())
+    };
+    ($skipped:expr) => {
+        if !$crate::root_or_skip(concat!(module_path!(), " at ", file!(), ":", line!())) {
+            return $skipped;
+        }
+    };
+}

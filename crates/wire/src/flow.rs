@@ -138,9 +138,7 @@ impl fmt::Debug for Endpoint {
 impl FromStr for Endpoint {
     type Err = FlowError;
     fn from_str(s: &str) -> Result<Self, FlowError> {
-        s.parse::<SocketAddr>()
-            .map(Self::from)
-            .map_err(|_| FlowError::Endpoint(s.chars().take(80).collect()))
+        s.parse::<SocketAddr>().map(Self::from).map_err(|_| FlowError::Endpoint(s.chars().take(80).collect()))
     }
 }
 

@@ -14,8 +14,18 @@
 //! # Ok::<(), flowtag_wire::TagError>(())
 //! ```
 
+pub mod capture;
+pub mod firefly;
 pub mod flow;
+pub mod option;
+pub mod packet;
+mod stamp;
+pub mod syslog;
 pub mod tag;
 
+pub use capture::{Capture, CaptureError, Record};
+pub use firefly::{Firefly, ReadError, State, Usage, WriteError};
 pub use flow::{Endpoint, FiveTuple, FlowError, Protocol};
+pub use option::Found;
+pub use packet::{LinkType, Packet, PacketError};
 pub use tag::{Activity, Entropy, Experiment, FlowLabel, ScitagInteger, Tag, TagError};

@@ -146,11 +146,7 @@ impl ScitagInteger {
     /// # Errors
     /// [`TagError::ScitagInteger`] outside 65 to 65535.
     pub fn new(value: u64) -> Result<Self, TagError> {
-        u16::try_from(value)
-            .ok()
-            .filter(|v| *v >= Self::MIN)
-            .map(Self)
-            .ok_or(TagError::ScitagInteger(value))
+        u16::try_from(value).ok().filter(|v| *v >= Self::MIN).map(Self).ok_or(TagError::ScitagInteger(value))
     }
 
     /// The integer itself.

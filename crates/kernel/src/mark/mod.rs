@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtag_wire::{FiveTuple, FlowLabel};
+use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Protocol};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -50,6 +50,24 @@ impl Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self { max_flows: 100_000, tc_priority: 7, state_dir: None }
+    }
+}
+
+/// A flow as its packets leave this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Transport protocol.
+    pub protocol: Protocol,
+    /// Source of the packets.
+    pub local: Endpoint,
+    /// Destination of the packets.
+    pub remote: Endpoint,
+}
+
+/// Packets from the flow's source to its destination.
+impl From<FiveTuple> for Key {
+    fn from(flow: FiveTuple) -> Self {
+        Self { protocol: flow.protocol(), local: flow.src(), remote: flow.dst() }
     }
 }
 
@@ -156,14 +174,11 @@ impl Marker {
         self.attached.values().map(|a| (&a.interface, a.link.hook()))
     }
 
-    /// From now on packets from `flow.src()` to `flow.dst()` carry `label`. Replaces an earlier label.
+    /// From now on packets of `flow` carry `label`. Replaces an earlier label.
     ///
     /// # Errors
     /// [`Error::Full`] when the map is full: the flow is then not marked, and no other is affected.
-    ///
-    /// # Panics
-    /// Never for an IPv6 flow; an IPv4 flow has no label and must not come here.
-    pub fn set(&self, flow: &FiveTuple, label: FlowLabel) -> Result<()> {
+    pub fn set(&self, flow: &Key, label: FlowLabel) -> Result<()> {
         let value = mark_value { label: label.value(), last_seen: 0 };
         match self.flows.update(key_of(flow).as_bytes(), value.as_bytes(), MapFlags::ANY) {
             Ok(()) => Ok(()),
@@ -176,7 +191,7 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn remove(&self, flow: &FiveTuple) -> Result<()> {
+    pub fn remove(&self, flow: &Key) -> Result<()> {
         match self.flows.delete(key_of(flow).as_bytes()) {
             Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => {
                 Err(Error::Map { action: "delete from", map: "flow table", source })
@@ -189,7 +204,7 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn last_seen(&self, flow: &FiveTuple) -> Result<Option<Duration>> {
+    pub fn last_seen(&self, flow: &Key) -> Result<Option<Duration>> {
         let read = |source| Error::Map { action: "read", map: "flow table", source };
         let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
         let value = bytes.and_then(|b| mark_value::read_from_bytes(&b).ok());
@@ -201,7 +216,7 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn label(&self, flow: &FiveTuple) -> Result<Option<FlowLabel>> {
+    pub fn label(&self, flow: &Key) -> Result<Option<FlowLabel>> {
         let read = |source| Error::Map { action: "read", map: "flow table", source };
         let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
         Ok(bytes
@@ -307,13 +322,13 @@ fn interface_limit() -> u32 {
     largest.saturating_mul(2).clamp(4096, 1 << 24).next_power_of_two()
 }
 
-fn key_of(flow: &FiveTuple) -> mark_key {
+fn key_of(flow: &Key) -> mark_key {
     mark_key {
-        local_addr: octets(flow.src().addr()),
-        remote_addr: octets(flow.dst().addr()),
-        local_port: flow.src().port().to_be(),
-        remote_port: flow.dst().port().to_be(),
-        protocol: flow.protocol().number(),
+        local_addr: octets(flow.local.addr()),
+        remote_addr: octets(flow.remote.addr()),
+        local_port: flow.local.port().to_be(),
+        remote_port: flow.remote.port().to_be(),
+        protocol: flow.protocol.number(),
         pad: [0; 3],
     }
 }

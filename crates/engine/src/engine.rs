@@ -1,0 +1,477 @@
+//! The rules: which event changes the table how, and what follows.
+//!
+//! Between the inputs and the kernel on one side and the kernel and the outputs on the other. Must never forget a
+//! flow without a report, mark what is not in the table, or grow beyond its limit.
+//!
+//! The life of a flow that is announced once, with an idle limit of an hour:
+//!
+//! ```text
+//! 12:00  Start        Mark, Report(Start), Changed(Started)
+//! 13:00  Tick         Probe
+//!        LastSeen     (a packet at 12:50: the next deadline is 13:50)
+//! 13:50  Tick         Probe
+//!        LastSeen     (still 12:50) Unmark, Report(End at 12:50), Changed(Ended(Idle))
+//! ```
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtag_wire::{FiveTuple, FlowLabel};
+use jiff::Timestamp;
+
+use crate::config::{Config, Settings};
+use crate::counters::Counters;
+use crate::effect::{ChangeKind, Effect, EndReason, Outcome, Reaction, Rejection, Report, ReportState};
+use crate::event::{Announcement, End, Event, Selector, Usage};
+use crate::flow::{Flow, FlowId, FlowView, Marking};
+use crate::key::{FlowKey, Pair};
+use crate::table::Table;
+
+/// How long the answer to a [`Effect::Probe`] may take before the kernel is asked again.
+pub const PROBE_RETRY: Duration = Duration::from_secs(30);
+
+/// How far `now` may lie behind an earlier `now` before the clock counts as set back. Less is taken for events that
+/// overtook one another on their way.
+pub const CLOCK_STEP: Duration = Duration::from_secs(60);
+
+/// Most flows that one [`Event::Tick`] looks at, which bounds its effects. When more are due,
+/// [`Engine::next_deadline`] stays in the past and the next tick goes on.
+pub const MAX_PER_TICK: usize = 1024;
+
+/// Most bytes of an application's name that are kept per flow; fireflies have to fit a datagram.
+pub const MAX_APPLICATION: usize = 128;
+
+/// The table of flows and its rules.
+///
+/// - A flow is its protocol and both ends, from whichever end it is written.
+/// - START of a known flow keeps its number, start and entropy. With the same tag it only refreshes. With another
+///   tag the last word wins: the packets get the new label, and the reports are as described at [`Report`].
+/// - END keeps the tag and the direction of the START, whatever it says itself.
+/// - A flow is silent since its last announcement or packet. Silent for the idle limit, a marked flow is asked
+///   about at the kernel, which sees its packets; others end at once. An answer that never comes is asked for again.
+/// - A flow that the kernel had no room for is tried again whenever it is announced.
+/// - Firefly traffic is refused, also where a reload made it so; flows that are already known then end by END or by
+///   silence.
+/// - A clock that is set back restarts the idle times. One that is set forward makes flows look silent: marked
+///   flows are asked about, others end.
+#[derive(Debug)]
+pub struct Engine {
+    settings: Settings,
+    entropy_key: EntropyKey,
+    local: BTreeSet<IpAddr>,
+    table: Table,
+    clock: Timestamp,
+    counters: Counters,
+}
+
+/// Kept out of debug output.
+struct EntropyKey([u8; 16]);
+
+impl std::fmt::Debug for EntropyKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EntropyKey")
+    }
+}
+
+impl Engine {
+    /// An engine without flows that knows no address of this host yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            settings: config.settings,
+            entropy_key: EntropyKey(config.entropy_key),
+            local: BTreeSet::new(),
+            table: Table::default(),
+            clock: Timestamp::MIN,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes one event and says what follows. Never fails: what cannot be done is an outcome and a count.
+    ///
+    /// Costs a look-up or two, except for [`Event::LocalAddresses`] and [`Event::Configure`], which walk the table.
+    pub fn handle(&mut self, now: Timestamp, event: Event) -> Reaction {
+        self.follow_clock(now);
+        let mut effects = Vec::new();
+        let outcome = match event {
+            Event::Start(what) => self.announce(now, what, ReportState::Start, &mut effects),
+            Event::Ongoing(what) => self.announce(now, what, ReportState::Ongoing, &mut effects),
+            Event::End(end) => self.end(now, &end, &mut effects),
+            Event::LocalAddresses(addresses) => self.reorient(now, &addresses, &mut effects),
+            Event::LastSeen { key, at } => self.last_seen(now, &key, at, &mut effects),
+            Event::MarkFailed { key } => self.mark_failed(now, &key, &mut effects),
+            Event::Configure(settings) => self.configure(settings),
+            Event::Tick => self.tick(now, &mut effects),
+        };
+        Reaction { outcome, effects }
+    }
+
+    /// How many flows are known.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether no flow is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The flow with this number.
+    #[must_use]
+    pub fn get(&self, id: FlowId) -> Option<FlowView> {
+        self.table.get(id).map(Flow::view)
+    }
+
+    /// The flow with these ends, written from either.
+    #[must_use]
+    pub fn find(&self, flow: &FiveTuple) -> Option<FlowView> {
+        self.table.id_of(flow).and_then(|id| self.get(id))
+    }
+
+    /// All flows by number, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = FlowView> {
+        self.table.iter().map(Flow::view)
+    }
+
+    /// An `Ongoing` report of every flow, for outputs that repeat them at intervals.
+    pub fn ongoing_reports(&self, now: Timestamp) -> impl Iterator<Item = Report> {
+        self.table.iter().map(move |flow| flow.report(ReportState::Ongoing, now))
+    }
+
+    /// What the kernel holds if it carried out every effect: for adopting what an earlier run left, and for checks.
+    pub fn expected_marks(&self) -> impl Iterator<Item = (FlowKey, FlowLabel)> {
+        self.table.iter().filter_map(Flow::mark)
+    }
+
+    /// When the next [`Event::Tick`] can matter. May be earlier than needed (such a tick only moves it), never
+    /// later. `None` while no flow can become idle.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.table.next_alarm()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// What is in force.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How many alarms are kept, for checks that memory is bounded: at most one a flow.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn alarms(&self) -> usize {
+        self.table.alarms()
+    }
+
+    fn announce(
+        &mut self,
+        now: Timestamp,
+        mut what: Announcement,
+        state: ReportState,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        if let Some(end) = self.settings.guard.firefly_end(&what.flow) {
+            self.counters.rejected_own += 1;
+            return Outcome::Rejected(Rejection::OwnFirefly { flow: what.flow, end });
+        }
+        what.application = what.application.map(|name| self.cut(name));
+        match self.table.id_of(&what.flow) {
+            Some(id) => self.announce_again(now, id, what, state, effects),
+            None => self.start(now, what, state, effects),
+        }
+    }
+
+    fn start(
+        &mut self,
+        now: Timestamp,
+        what: Announcement,
+        state: ReportState,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let max = self.settings.max_flows;
+        if self.table.len() >= max {
+            self.counters.rejected_full += 1;
+            return Outcome::Rejected(Rejection::TableFull { max });
+        }
+        let flow = self.new_flow(now, what);
+        let id = flow.id;
+        effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
+        effects.push(Effect::Report(flow.report(ReportState::Start, now)));
+        effects.push(Effect::Changed(flow.change(now, ChangeKind::Started)));
+        self.table.insert(flow);
+        self.table.set_alarm(id, deadline(now, self.settings.idle_limit));
+        self.counters.started += 1;
+        self.counters.adopted += u64::from(state == ReportState::Ongoing);
+        Outcome::Started(id)
+    }
+
+    fn new_flow(&mut self, now: Timestamp, what: Announcement) -> Flow {
+        let start_time = what.start_time.unwrap_or(now);
+        Flow {
+            id: self.table.next_id(),
+            announced: what.flow,
+            key: FlowKey::orient(&what.flow, &self.local),
+            tag: what.tag,
+            entropy: Pair::from(&what.flow).entropy(&self.entropy_key.0),
+            start_time,
+            tagged_since: start_time,
+            last_activity: now,
+            application: what.application,
+            source: what.source,
+            marking: if what.flow.is_ipv6() { Marking::Marked } else { Marking::NotIpv6 },
+            awaiting: false,
+            alarm: None,
+        }
+    }
+
+    fn announce_again(
+        &mut self,
+        now: Timestamp,
+        id: FlowId,
+        what: Announcement,
+        state: ReportState,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some(flow) = self.table.get_mut(id) else { return Outcome::UnknownFlow };
+        flow.touch(now);
+        if flow.tag == what.tag {
+            self.counters.refreshed += 1;
+            self.counters.mark_retried += u64::from(refresh(flow, now, what, state, effects));
+            Outcome::Refreshed(id)
+        } else {
+            self.counters.updated += 1;
+            self.counters.mark_retried += u64::from(retag(flow, now, what, effects));
+            Outcome::Updated(id)
+        }
+    }
+
+    fn end(&mut self, now: Timestamp, end: &End, effects: &mut Vec<Effect>) -> Outcome {
+        let id = match end.which {
+            Selector::Flow(flow) => self.table.id_of(&flow),
+            Selector::Id(id) => Some(id),
+        };
+        let Some(flow) = id.and_then(|id| self.table.remove(id)) else {
+            self.counters.unknown_end += 1;
+            return Outcome::UnknownFlow;
+        };
+        self.counters.ended += 1;
+        let reason = EndReason::Requested { by: end.source };
+        finish(&flow, now, end.end_time.unwrap_or(now), end.usage, reason, effects);
+        Outcome::Ended(flow.id)
+    }
+
+    fn end_idle(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(flow) = self.table.remove(id) else { return Outcome::UnknownFlow };
+        self.counters.ended_idle += 1;
+        finish(&flow, now, flow.last_activity, None, EndReason::Idle, effects);
+        Outcome::Ended(id)
+    }
+
+    fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> Outcome {
+        // All are taken before any is looked at: none is looked at twice, even at the end of time.
+        let due: Vec<_> = std::iter::from_fn(|| self.table.pop_alarm(now)).take(MAX_PER_TICK).collect();
+        for id in due {
+            self.check_idle(now, id, effects);
+        }
+        Outcome::Done
+    }
+
+    /// Looks at a flow whose alarm went off: too early, to be asked about, or over.
+    fn check_idle(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) {
+        let Some(flow) = self.table.get_mut(id) else { return };
+        let deadline = deadline(flow.last_activity, self.settings.idle_limit);
+        flow.awaiting = false;
+        if deadline.is_none_or(|at| at > now) {
+            self.table.set_alarm(id, deadline);
+        } else if flow.marking == Marking::Marked {
+            flow.awaiting = true;
+            effects.push(Effect::Probe { key: flow.key });
+            self.counters.probes += 1;
+            self.table.set_alarm(id, Some(later(now, PROBE_RETRY)));
+        } else {
+            self.end_idle(now, id, effects);
+        }
+    }
+
+    /// Only an answer to a probe can end a flow; other words of the kernel can only prolong it.
+    fn last_seen(
+        &mut self,
+        now: Timestamp,
+        key: &FlowKey,
+        at: Option<Timestamp>,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        let Some(id) = self.table.id_of(key) else { return Outcome::UnknownFlow };
+        let Some(flow) = self.table.get_mut(id) else { return Outcome::UnknownFlow };
+        // A time in the future would keep the flow until then.
+        flow.touch(at.unwrap_or(Timestamp::MIN).min(now));
+        // An answer about the other direction is of before the flow was turned, and void.
+        if flow.key != *key || !std::mem::take(&mut flow.awaiting) {
+            return Outcome::Done;
+        }
+        let deadline = deadline(flow.last_activity, self.settings.idle_limit);
+        if deadline.is_some_and(|at| at <= now) {
+            return self.end_idle(now, id, effects);
+        }
+        self.table.set_alarm(id, deadline);
+        Outcome::Done
+    }
+
+    fn mark_failed(&mut self, now: Timestamp, key: &FlowKey, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(id) = self.table.id_of(key) else { return Outcome::UnknownFlow };
+        // A failure of the other direction is of before the flow was turned: that mark has been withdrawn since.
+        let marked = |flow: &&mut Flow| flow.key == *key && flow.marking == Marking::Marked;
+        let Some(flow) = self.table.get_mut(id).filter(marked) else { return Outcome::Done };
+        flow.marking = Marking::TableFull;
+        self.counters.mark_failed += 1;
+        effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+        Outcome::Done
+    }
+
+    fn reorient(
+        &mut self,
+        now: Timestamp,
+        addresses: &BTreeSet<IpAddr>,
+        effects: &mut Vec<Effect>,
+    ) -> Outcome {
+        // Endpoints hold `::ffff:a.b.c.d` as the IPv4 address that it is.
+        self.local = addresses.iter().map(IpAddr::to_canonical).collect();
+        for flow in self.table.iter_mut() {
+            let key = FlowKey::orient(&flow.announced, &self.local);
+            if key != flow.key {
+                turn(flow, key, now, effects);
+                self.counters.reoriented += 1;
+            }
+        }
+        Outcome::Done
+    }
+
+    fn configure(&mut self, settings: Settings) -> Outcome {
+        let old = std::mem::replace(&mut self.settings, settings);
+        if old.idle_limit != self.settings.idle_limit {
+            self.rearm();
+        }
+        Outcome::Done
+    }
+
+    /// A flow last active in what is now the future would not become idle until then.
+    fn follow_clock(&mut self, now: Timestamp) {
+        if later(now, CLOCK_STEP) >= self.clock {
+            self.clock = self.clock.max(now);
+            return;
+        }
+        self.clock = now;
+        self.counters.clock_steps += 1;
+        for flow in self.table.iter_mut() {
+            flow.last_activity = flow.last_activity.min(now);
+        }
+        self.rearm();
+    }
+
+    fn rearm(&mut self) {
+        let limit = self.settings.idle_limit;
+        self.table.rearm(|flow| deadline(flow.last_activity, limit));
+    }
+
+    fn cut(&mut self, name: Arc<str>) -> Arc<str> {
+        if name.len() <= MAX_APPLICATION {
+            return name;
+        }
+        self.counters.applications_cut += 1;
+        let end = (0..=MAX_APPLICATION).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
+        Arc::from(&name[..end])
+    }
+}
+
+/// The same tag once more. Says whether the flow was marked anew.
+fn refresh(
+    flow: &mut Flow,
+    now: Timestamp,
+    what: Announcement,
+    state: ReportState,
+    effects: &mut Vec<Effect>,
+) -> bool {
+    flow.application = flow.application.take().or(what.application);
+    let retried = retry_mark(flow);
+    if retried {
+        effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
+    }
+    if state == ReportState::Ongoing {
+        effects.push(Effect::Report(flow.report(ReportState::Ongoing, now)));
+    }
+    if retried {
+        effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+    }
+    retried
+}
+
+/// Another tag for a known flow. Says whether the flow was marked anew.
+fn retag(flow: &mut Flow, now: Timestamp, what: Announcement, effects: &mut Vec<Effect>) -> bool {
+    let end = flow.end_report(now, now, None);
+    flow.tag = what.tag;
+    flow.tagged_since = end.end_time.unwrap_or(now);
+    flow.source = what.source;
+    flow.application = what.application.or(flow.application.take());
+    let retried = retry_mark(flow);
+    effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
+    effects.push(Effect::Report(end));
+    effects.push(Effect::Report(flow.report(ReportState::Start, now)));
+    effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+    retried
+}
+
+/// The other end is the local one now.
+fn turn(flow: &mut Flow, key: FlowKey, now: Timestamp, effects: &mut Vec<Effect>) {
+    effects.extend(flow.mark().map(|(key, _)| Effect::Unmark { key }));
+    flow.key = key;
+    // The kernel forgets the other direction, so a probe of it tells nothing; the alarm stays and asks anew.
+    flow.awaiting = false;
+    retry_mark(flow);
+    effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
+    effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+}
+
+/// Takes the flow for marked if only room was missing: a mark is about to be sent. Says whether it was.
+fn retry_mark(flow: &mut Flow) -> bool {
+    let retry = flow.marking == Marking::TableFull;
+    if retry {
+        flow.marking = Marking::Marked;
+    }
+    retry
+}
+
+/// What follows from the end of a flow that is out of the table.
+fn finish(
+    flow: &Flow,
+    now: Timestamp,
+    end_time: Timestamp,
+    usage: Option<Usage>,
+    reason: EndReason,
+    effects: &mut Vec<Effect>,
+) {
+    effects.extend(flow.mark().map(|(key, _)| Effect::Unmark { key }));
+    let report = flow.end_report(now, end_time, usage);
+    let at = report.end_time.unwrap_or(end_time);
+    effects.push(Effect::Report(report));
+    effects.push(Effect::Changed(flow.change(at, ChangeKind::Ended(reason))));
+}
+
+/// When a flow that is silent since `since` is idle; never without a limit.
+fn deadline(since: Timestamp, limit: Option<Duration>) -> Option<Timestamp> {
+    limit.map(|limit| later(since, limit))
+}
+
+/// `at + by`, or the end of time where that is later.
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,122 @@
+//! What can happen to a flow, as inputs and the kernel say it to the engine.
+//!
+//! Plain values: an event must never carry a channel, handle or lock, so that it can be recorded, replayed and made
+//! up by a test. An END of a flow, written from the far end: `Event::End(End::new(Selector::Flow(flow.reversed()),
+//! Source("pipe")))`.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use flowtag_wire::{FiveTuple, Tag};
+use jiff::Timestamp;
+
+use crate::config::Settings;
+use crate::flow::FlowId;
+use crate::key::FlowKey;
+
+/// The name of an input, as users type it: `api`, `pipe`, `firefly`. The engine gives it no meaning; it travels
+/// along so that people can see who said what.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(pub &'static str);
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.0)
+    }
+}
+
+/// Somebody names a flow and says whose it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcement {
+    /// The flow, source and destination as the announcer sees them. Reports keep this orientation.
+    pub flow: FiveTuple,
+    /// Whose traffic it is.
+    pub tag: Tag,
+    /// When the flow began by the announcer's clock; `None` means now. Believed as said, so that start and end
+    /// come from one clock.
+    pub start_time: Option<Timestamp>,
+    /// The program that moves the data, for fireflies. Cut to [`crate::MAX_APPLICATION`] bytes.
+    pub application: Option<Arc<str>>,
+    /// Who says so.
+    pub source: Source,
+}
+
+impl Announcement {
+    /// A flow that begins now, by an unnamed program.
+    #[must_use]
+    pub const fn new(flow: FiveTuple, tag: Tag, source: Source) -> Self {
+        Self { flow, tag, start_time: None, application: None, source }
+    }
+}
+
+/// Which flow is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selector {
+    /// By 5-tuple, written from either end.
+    Flow(FiveTuple),
+    /// By the number that the engine gave it.
+    Id(FlowId),
+}
+
+/// What a flow carried, in bytes of payload, seen from its announced source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes sent.
+    pub sent: u64,
+    /// Bytes received.
+    pub received: u64,
+}
+
+/// A flow is over. Carries no tag: the flow keeps the one it has, because senders get the ids of an END wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// The flow that is over.
+    pub which: Selector,
+    /// When it ended by the announcer's clock; `None` means now. Never reported as earlier than the start.
+    pub end_time: Option<Timestamp>,
+    /// What it carried, if the announcer counted; passed on as said.
+    pub usage: Option<Usage>,
+    /// Who says so.
+    pub source: Source,
+}
+
+impl End {
+    /// `which` ends now, and nobody counted its bytes.
+    #[must_use]
+    pub const fn new(which: Selector, source: Source) -> Self {
+        Self { which, end_time: None, usage: None, source }
+    }
+}
+
+/// What the engine is told. The order of events is the order of calls; `now` only measures idle times and fills
+/// in times that nobody gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A flow begins. Said of a known flow, it is a refresh or a new tag.
+    Start(Announcement),
+    /// A flow goes on. Said of an unknown flow, it is a start.
+    Ongoing(Announcement),
+    /// A flow is over.
+    End(End),
+    /// All addresses of this host, complete: what is not in it is no longer local.
+    LocalAddresses(BTreeSet<IpAddr>),
+    /// The kernel's answer to [`crate::Effect::Probe`], or its own word that a flow is alive.
+    LastSeen {
+        /// The flow that was asked about.
+        key: FlowKey,
+        /// When its last packet passed; `None`: the kernel saw none.
+        at: Option<Timestamp>,
+    },
+    /// The kernel's map was full: it holds no entry for `key`. To be delivered right after the
+    /// [`crate::Effect::Mark`] that failed, before other events.
+    MarkFailed {
+        /// The key that could not be marked.
+        key: FlowKey,
+    },
+    /// New settings; no flow is lost.
+    Configure(Settings),
+    /// Time passed. Due at [`crate::Engine::next_deadline`]; earlier or later does no harm.
+    Tick,
+}

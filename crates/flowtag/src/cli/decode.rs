@@ -1,0 +1,14 @@
+//! `flowtag decode`.
+
+use anyhow::Result;
+use clap::Args;
+
+/// Not there yet.
+#[derive(Debug, Args)]
+pub(crate) struct Decode {}
+
+impl Decode {
+    pub(crate) fn run(self, _json: bool) -> Result<()> {
+        anyhow::bail!("not there yet")
+    }
+}

@@ -1,0 +1,105 @@
+//! The command line: one file a command, each with `--help`, an example, and `--json`.
+
+mod config;
+mod decode;
+mod doctor;
+mod flow;
+mod output;
+mod run;
+mod status;
+mod tag;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Says whose traffic a flow is, on every packet of it, and how that flow fares.
+#[derive(Debug, Parser)]
+#[command(name = "flowtag", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = "Examples:\n  \
+    flowtag doctor                              what works on this host, and what to do about the rest\n  \
+    flowtag run                                 the daemon\n  \
+    flowtag flow start --tag 'cms/Analysis Input' tcp [2001:db8::1]:1094 [2001:db8::2]:40000\n  \
+    flowtag decode capture.pcap                 whose packets are in a capture file")]
+pub(crate) struct Cli {
+    /// Print JSON: one object, or one object a line where there are many
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon: mark flows and send fireflies
+    Run(run::Run),
+    /// Start, end, list or watch flows of the running daemon
+    Flow(flow::Flow),
+    /// Show what the running daemon does
+    Status(status::Status),
+    /// Convert tags between names, numbers and encodings
+    Tag(tag::Tag),
+    /// Show the tags in a capture file
+    Decode(decode::Decode),
+    /// Say what works on this host, and what to do about the rest
+    Doctor(doctor::Doctor),
+    /// Show or check the configuration
+    Config(config::Config),
+    /// Print the version
+    Version,
+    /// Print man pages or shell completions
+    #[command(hide = true)]
+    Generate(output::Generate),
+}
+
+/// Where the running daemon is reached.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Control {
+    /// Socket of the daemon [default: inputs.control.path of the configuration]
+    #[arg(long, value_name = "PATH", env = "FLOWTAG_SOCKET")]
+    socket: Option<PathBuf>,
+}
+
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(io::stderr(), "flowtag: {}", output::chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|e| e.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+impl Cli {
+    fn run(self) -> anyhow::Result<()> {
+        let json = self.json;
+        match self.command {
+            Command::Run(command) => command.run(),
+            Command::Flow(command) => command.run(json),
+            Command::Status(command) => command.run(json),
+            Command::Tag(command) => command.run(json),
+            Command::Decode(command) => command.run(json),
+            Command::Doctor(command) => command.run(json),
+            Command::Config(command) => command.run(json),
+            Command::Version => version(json),
+            Command::Generate(command) => command.run(Self::command()),
+        }
+    }
+}
+
+fn version(json: bool) -> anyhow::Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    if json {
+        return output::json(&serde_json::json!({ "name": "flowtag", "version": version }));
+    }
+    output::line(format_args!("flowtag {version}"))
+}

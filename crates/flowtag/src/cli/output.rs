@@ -1,0 +1,64 @@
+//! How commands print: tables for people, JSON for programs, errors with their causes.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use clap::Command;
+use comfy_table::{Table, presets};
+use serde::Serialize;
+
+/// One line on standard output.
+pub(crate) fn line(text: impl Display) -> Result<()> {
+    Ok(writeln!(io::stdout().lock(), "{text}")?)
+}
+
+/// One JSON object on one line.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    line(serde_json::to_string(value).context("cannot write JSON")?)
+}
+
+/// A table without borders, as `ss` or `ip` print.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// Prints a table without blanks at the ends of lines.
+pub(crate) fn print_table(table: &Table) -> Result<()> {
+    // Two blanks between columns and none before the first: the preset pads each cell by one on both sides.
+    table.lines().try_for_each(|row| line(row.strip_prefix(' ').unwrap_or(&row).trim_end()))
+}
+
+/// An error and its causes, one a line.
+pub(crate) fn chain(error: &anyhow::Error) -> String {
+    let mut lines = vec![error.to_string()];
+    for cause in error.chain().skip(1) {
+        let text = cause.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !lines.iter().any(|line| line.contains(&text)) {
+            lines.push(text);
+        }
+    }
+    lines.join("\n  because: ")
+}
+
+/// Printed for packages; users need not know of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Generate {
+    /// `man` or a shell: bash, zsh, fish
+    what: String,
+}
+
+impl Generate {
+    pub(crate) fn run(&self, mut command: Command) -> Result<()> {
+        let mut out = io::stdout().lock();
+        if self.what == "man" {
+            return Ok(clap_mangen::Man::new(command).render(&mut out)?);
+        }
+        let shell: clap_complete::Shell = self.what.parse().map_err(anyhow::Error::msg)?;
+        clap_complete::generate(shell, &mut command, "flowtag", &mut out);
+        Ok(())
+    }
+}

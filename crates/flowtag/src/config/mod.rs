@@ -1,0 +1,174 @@
+//! Configuration: `file` is what was written, [`Config`] is what it means, checked. Parsing and checking read
+//! nothing but the files named; the daemon gets values that need no further doubt.
+
+mod file;
+mod parse;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtag_engine::Registry;
+use flowtag_kernel::mark::HookChoice;
+use flowtag_wire::Experiment;
+
+pub(crate) use parse::suggest;
+
+/// Where the configuration is unless somebody says otherwise.
+pub(crate) const DEFAULT_PATH: &str = "/etc/flowtag/flowtag.toml";
+
+/// Every key with its default and what it means; shipped as the configuration file.
+pub(crate) const SAMPLE: &str = include_str!("sample.toml");
+
+/// A configuration that can be run.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) runtime_dir: PathBuf,
+    pub(crate) log_level: String,
+    pub(crate) mark: Option<Mark>,
+    pub(crate) max_flows: u32,
+    pub(crate) idle_limit: Option<Duration>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) control: Option<Gate>,
+    pub(crate) pipe: Option<Gate>,
+    pub(crate) firefly: Option<Firefly>,
+    /// The file as written with all defaults filled in, for `config show`.
+    pub(crate) effective: String,
+}
+
+/// Where labels are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) interfaces: Vec<Pattern>,
+    pub(crate) hook: HookChoice,
+    pub(crate) tc_priority: u16,
+}
+
+/// Which interfaces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pattern {
+    /// All with a global IPv6 address.
+    Auto,
+    /// This one, which must exist at start.
+    Name(String),
+    /// All whose name matches, now or later.
+    Glob(String),
+}
+
+impl Pattern {
+    pub(crate) fn matches(&self, name: &str, has_global_ipv6: bool) -> bool {
+        match self {
+            Self::Auto => has_global_ipv6,
+            Self::Name(wanted) => wanted == name,
+            Self::Glob(glob) => glob_matches(glob.as_bytes(), name.as_bytes()),
+        }
+    }
+}
+
+/// `*` stands for any characters, `?` for one: all that interface names need.
+fn glob_matches(glob: &[u8], name: &[u8]) -> bool {
+    match (glob.split_first(), name.split_first()) {
+        (None, None) => true,
+        (Some((b'*', rest)), _) => {
+            glob_matches(rest, name) || name.split_first().is_some_and(|(_, n)| glob_matches(glob, n))
+        }
+        (Some((b'?', g)), Some((_, n))) => glob_matches(g, n),
+        (Some((a, g)), Some((b, n))) => a == b && glob_matches(g, n),
+        _ => false,
+    }
+}
+
+/// A file through which others reach us, and who may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gate {
+    pub(crate) path: PathBuf,
+    /// Permission bits.
+    pub(crate) mode: u32,
+    /// None: the daemon's own group.
+    pub(crate) group: Option<u32>,
+}
+
+/// Where fireflies go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Firefly {
+    /// Port at the remote end of the flow; none: not sent there.
+    pub(crate) destination_port: Option<u16>,
+    pub(crate) queue: usize,
+    pub(crate) collectors: Vec<Collector>,
+}
+
+/// One collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Collector {
+    /// Host name or address, without brackets.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// Empty: all.
+    pub(crate) experiments: BTreeSet<Experiment>,
+}
+
+impl fmt::Display for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What is wrong with a configuration: which key, what was found, what would do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    #[error("cannot read {path}")]
+    Read {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("{path}: {message}")]
+    Syntax { path: String, message: String },
+    #[error("{path}: {key} = {value} {problem}")]
+    Value { path: String, key: String, value: String, problem: String },
+}
+
+impl Config {
+    /// The configuration in `path`; the defaults where `path` is `None` and there is no file at [`DEFAULT_PATH`].
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, required) = path.map_or((Path::new(DEFAULT_PATH), false), |p| (p, true));
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, &path.display().to_string()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => Self::parse("", "built-in defaults"),
+            Err(source) => Err(ConfigError::Read { path: path.display().to_string(), source }),
+        }
+    }
+
+    /// # Errors
+    /// The first key that is unknown, of the wrong type or out of range.
+    pub(crate) fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
+        parse::parse(text, path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs_match_as_a_shell_would() {
+        for (glob, name, expected) in [
+            ("eth*", "eth0", true),
+            ("eth*", "veth0", false),
+            ("*", "", true),
+            ("en?0", "enp0", true),
+            ("en?0", "en0", false),
+            ("*.7", "eth0.7", true),
+            ("a*b*c", "axxbyyc", true),
+            ("a*b*c", "axxbyy", false),
+        ] {
+            assert_eq!(glob_matches(glob.as_bytes(), name.as_bytes()), expected, "{glob} {name}");
+        }
+    }
+}

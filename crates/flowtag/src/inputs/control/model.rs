@@ -1,0 +1,337 @@
+//! What travels over the control API, for the server and for the command line that talks to it. `docs/openapi.yaml`
+//! describes the same, and a test holds the two against each other.
+
+use flowtag_engine::{Announcement, Change, ChangeKind, End, EndReason, FlowId, FlowView, Registry, Selector, Source};
+use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, Tag};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::outputs::firefly;
+
+/// Events that one request may carry.
+pub(crate) const MAX_EVENTS: usize = 10_000;
+
+const SOURCE: Source = Source("api");
+
+/// An experiment or activity, as a number or by its registered name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum NameOrNumber {
+    Number(u64),
+    Name(String),
+}
+
+impl std::fmt::Display for NameOrNumber {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => name.fmt(f),
+        }
+    }
+}
+
+/// Which flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FlowRequest {
+    pub(crate) protocol: String,
+    pub(crate) src: String,
+    pub(crate) dst: String,
+}
+
+/// A flow begins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartRequest {
+    pub(crate) protocol: String,
+    pub(crate) src: String,
+    pub(crate) dst: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) experiment: Option<NameOrNumber>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) activity: Option<NameOrNumber>,
+    /// In place of experiment and activity: `experiment << 6 | activity`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) scitag: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) start_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) application: Option<String>,
+}
+
+/// A flow is over: named by its number or by its five-tuple.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EndRequest {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) protocol: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) src: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) dst: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) end_time: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<Usage>,
+}
+
+/// Bytes of payload, seen from the flow's source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Usage {
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// One event of a batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase")]
+pub(crate) enum EventRequest {
+    Start(StartRequest),
+    Ongoing(StartRequest),
+    End(EndRequest),
+}
+
+/// Why a request is not an event.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelError {
+    #[error(transparent)]
+    Flow(#[from] FlowError),
+    #[error(transparent)]
+    Name(#[from] flowtag_engine::ResolveError),
+    #[error(transparent)]
+    Tag(#[from] flowtag_wire::TagError),
+    #[error("whose flow it is is missing: give experiment and activity, or scitag, and not both")]
+    NoTag,
+    #[error("which flow is missing: give id, or protocol, src and dst, and not both")]
+    NoFlow,
+}
+
+fn flow(protocol: &str, src: &str, dst: &str) -> Result<FiveTuple, FlowError> {
+    let protocol: Protocol = protocol.parse()?;
+    let (src, dst): (Endpoint, Endpoint) = (src.parse()?, dst.parse()?);
+    FiveTuple::new(protocol, src, dst)
+}
+
+impl FlowRequest {
+    pub(crate) fn flow(&self) -> Result<FiveTuple, FlowError> {
+        flow(&self.protocol, &self.src, &self.dst)
+    }
+}
+
+impl StartRequest {
+    pub(crate) fn announcement(&self, registry: &Registry) -> Result<Announcement, ModelError> {
+        let flow = flow(&self.protocol, &self.src, &self.dst)?;
+        Ok(Announcement {
+            start_time: self.start_time,
+            application: self.application.as_deref().map(Into::into),
+            ..Announcement::new(flow, self.tag(registry)?, SOURCE)
+        })
+    }
+
+    fn tag(&self, registry: &Registry) -> Result<Tag, ModelError> {
+        match (&self.experiment, &self.activity, self.scitag) {
+            (Some(experiment), Some(activity), None) => {
+                let experiment = registry.resolve_experiment(&experiment.to_string())?;
+                let activity = registry.resolve_activity(experiment, &activity.to_string())?;
+                Ok(Tag { experiment, activity })
+            }
+            (None, None, Some(scitag)) => Ok(ScitagInteger::new(scitag)?.try_into()?),
+            _ => Err(ModelError::NoTag),
+        }
+    }
+}
+
+impl EndRequest {
+    pub(crate) fn end(&self) -> Result<End, ModelError> {
+        let which = match (self.id, &self.protocol, &self.src, &self.dst) {
+            (Some(id), None, None, None) => Selector::Id(FlowId::new(id)),
+            (None, Some(protocol), Some(src), Some(dst)) => Selector::Flow(flow(protocol, src, dst)?),
+            _ => return Err(ModelError::NoFlow),
+        };
+        let usage = self.usage.map(|u| flowtag_engine::Usage { sent: u.sent, received: u.received });
+        Ok(End { end_time: self.end_time, usage, ..End::new(which, SOURCE) })
+    }
+}
+
+/// A flow as it is shown.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Flow {
+    pub(crate) id: u64,
+    pub(crate) protocol: String,
+    pub(crate) src: String,
+    pub(crate) dst: String,
+    /// The end on this host.
+    pub(crate) local: String,
+    pub(crate) remote: String,
+    pub(crate) experiment: u16,
+    pub(crate) activity: u8,
+    pub(crate) experiment_name: Option<String>,
+    pub(crate) activity_name: Option<String>,
+    pub(crate) scitag: u16,
+    /// What its packets carry, as `0x30038`.
+    pub(crate) label: Option<String>,
+    /// `marked`, `not-ipv6`, `table-full`, or `off` when the daemon does not mark.
+    pub(crate) marking: String,
+    pub(crate) start_time: Timestamp,
+    pub(crate) last_activity: Timestamp,
+    pub(crate) application: Option<String>,
+    /// Which input announced it.
+    pub(crate) source: String,
+}
+
+impl Flow {
+    pub(crate) fn new(view: &FlowView, registry: &Registry, marks: bool) -> Self {
+        let Tag { experiment, activity } = view.tag;
+        Self {
+            id: view.id.get(),
+            protocol: view.flow.protocol().to_string(),
+            src: view.flow.src().to_string(),
+            dst: view.flow.dst().to_string(),
+            local: view.key.local.to_string(),
+            remote: view.key.remote.to_string(),
+            experiment: experiment.get(),
+            activity: activity.get(),
+            experiment_name: registry.experiment_name(experiment).map(str::to_owned),
+            activity_name: registry.activity_name(experiment, activity).map(str::to_owned),
+            scitag: ScitagInteger::from(view.tag).get(),
+            label: view.label.filter(|_| marks).map(|l| l.to_string()),
+            marking: if marks { view.marking.name() } else { "off" }.to_owned(),
+            start_time: view.start_time,
+            last_activity: view.last_activity,
+            application: view.application.as_deref().map(str::to_owned),
+            source: view.source.to_string(),
+        }
+    }
+}
+
+/// Flows, in order of start.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Flows {
+    /// How many match, of which `flows` may be only the first.
+    pub(crate) total: usize,
+    pub(crate) flows: Vec<Flow>,
+}
+
+/// What became of a START.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Started {
+    /// `started`, `updated` (another tag) or `refreshed` (known already).
+    pub(crate) outcome: String,
+    pub(crate) flow: Flow,
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchResult {
+    pub(crate) accepted: usize,
+    pub(crate) rejected: usize,
+    /// The first hundred.
+    pub(crate) errors: Vec<BatchError>,
+}
+
+/// One event of a batch that was not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct BatchError {
+    /// Counted from 0.
+    pub(crate) index: usize,
+    pub(crate) error: String,
+}
+
+/// One line of a watch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "change", rename_all = "lowercase")]
+pub(crate) enum WatchLine {
+    Started {
+        at: Timestamp,
+        flow: Flow,
+    },
+    Updated {
+        at: Timestamp,
+        flow: Flow,
+    },
+    Ended {
+        at: Timestamp,
+        /// `requested` or `idle`.
+        reason: String,
+        flow: Flow,
+    },
+    /// The watcher was too slow for so many changes.
+    Lost {
+        changes: u64,
+    },
+}
+
+impl WatchLine {
+    pub(crate) fn new(change: &Change, registry: &Registry, marks: bool) -> Self {
+        let (at, flow) = (change.at, Flow::new(&change.flow, registry, marks));
+        match change.kind {
+            ChangeKind::Started => Self::Started { at, flow },
+            ChangeKind::Updated => Self::Updated { at, flow },
+            ChangeKind::Ended(reason) => {
+                let reason = match reason {
+                    EndReason::Requested { .. } => "requested",
+                    EndReason::Idle => "idle",
+                };
+                Self::Ended { at, reason: reason.to_owned(), flow }
+            }
+        }
+    }
+}
+
+/// Packets and bytes on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Count {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What the marker did on one interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InterfaceStatus {
+    pub(crate) name: String,
+    pub(crate) index: u32,
+    /// `tcx` or `clsact`.
+    pub(crate) hook: String,
+    /// More than 255 interfaces: the counters are those of several.
+    pub(crate) shared_counters: bool,
+    /// By what became of the packets.
+    pub(crate) counts: std::collections::BTreeMap<String, Count>,
+}
+
+/// One collector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct CollectorStatus {
+    pub(crate) collector: String,
+    /// None: not resolved yet.
+    pub(crate) address: Option<String>,
+    /// Why the last attempt to resolve it failed.
+    pub(crate) error: Option<String>,
+}
+
+/// The daemon at a glance.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) started: Timestamp,
+    pub(crate) flows: usize,
+    pub(crate) max_flows: usize,
+    /// None: marking is off.
+    pub(crate) interfaces: Option<Vec<InterfaceStatus>>,
+    /// Events by what became of them.
+    pub(crate) engine: std::collections::BTreeMap<&'static str, u64>,
+    pub(crate) fireflies: Option<firefly::Snapshot>,
+    pub(crate) collectors: Vec<CollectorStatus>,
+    /// None: the pipe is off.
+    pub(crate) pipe: Option<PipeStatus>,
+}
+
+/// What came through the pipe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PipeStatus {
+    pub(crate) events: u64,
+    pub(crate) bad_lines: u64,
+}

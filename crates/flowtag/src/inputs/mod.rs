@@ -1,0 +1,6 @@
+//! Where flowtag learns of flows: one folder an input. An input turns what it hears into engine events, waits when
+//! the engine is busy so that nothing is lost, and answers bad input with an error that names what, where and the fix.
+
+pub(crate) mod control;
+mod gate;
+pub(crate) mod pipe;

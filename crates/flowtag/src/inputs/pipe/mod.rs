@@ -1,0 +1,123 @@
+//! The named pipe that flowd's producers write to. Lossless: any number of lines a write, lines split over writes, a
+//! last line without newline; while the engine is busy the pipe fills and the writer waits.
+
+mod grammar;
+mod lines;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flowtag_engine::{Event, Registry};
+use nix::sys::stat::Mode;
+use serde::Serialize;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::watch;
+
+use crate::config::Gate;
+use crate::inputs::gate::{self, Created, GateError};
+use crate::supervisor::core::Core;
+use grammar::LineError;
+use lines::Lines;
+
+/// What came through the pipe since start.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Counters {
+    /// Lines that became events.
+    pub(crate) events: AtomicU64,
+    /// Lines that said nothing; each was logged.
+    pub(crate) bad_lines: AtomicU64,
+}
+
+/// The pipe, made or found, not yet read.
+pub(crate) struct Input {
+    gate: Gate,
+    /// None: it was there before us and stays.
+    _created: Option<Created>,
+}
+
+impl Input {
+    /// Makes the pipe, or takes the one that is there. Needs the privileges of start-up.
+    ///
+    /// # Errors
+    /// [`GateError`]; something that is not a pipe is left as it is.
+    pub(crate) fn prepare(gate: &Gate) -> Result<Self, GateError> {
+        gate::parent(&gate.path)?;
+        let created = match fs::symlink_metadata(&gate.path) {
+            Ok(found) if found.file_type().is_fifo() => None,
+            Ok(found) => {
+                return Err(GateError::NotAPipe { path: gate.path.clone(), kind: gate::kind_of(&found) });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                nix::unistd::mkfifo(&gate.path, Mode::S_IRUSR | Mode::S_IWUSR)
+                    .map_err(|e| GateError::io("create pipe", &gate.path)(e.into()))?;
+                Some(Created::new(&gate.path)?)
+            }
+            Err(e) => return Err(GateError::io("look at", &gate.path)(e)),
+        };
+        gate::secure(gate)?;
+        Ok(Self { gate: gate.clone(), _created: created })
+    }
+
+    /// Reads until the daemon stops.
+    pub(crate) async fn run(self, core: Core, registry: watch::Receiver<Arc<Registry>>, counters: Arc<Counters>) {
+        if let Err(error) = self.read(&core, &registry, &counters).await {
+            tracing::error!(path = %self.gate.path.display(), %error, "the pipe broke and is not read any more");
+        }
+    }
+
+    async fn read(
+        &self,
+        core: &Core,
+        registry: &watch::Receiver<Arc<Registry>>,
+        counters: &Counters,
+    ) -> io::Result<()> {
+        let mut buffer = vec![0; 64 * 1024]; // a pipe's default capacity, pipe(7)
+        let mut lines = Lines::default();
+        let mut pipe = self.open()?;
+        loop {
+            let length = pipe.read(&mut buffer).await?;
+            let registry = registry.borrow().clone();
+            let mut events = Vec::new();
+            let mut take = |line: Result<&[u8], LineError>| take_line(line, &registry, counters, &mut events);
+            if length > 0 {
+                lines.push(&buffer[..length], &mut take);
+            } else {
+                lines.end(&mut take);
+                // Opened anew before the old end closes, so that a writer that comes now finds a reader.
+                pipe = self.open()?;
+            }
+            if !events.is_empty() && core.events(events).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn open(&self) -> io::Result<pipe::Receiver> {
+        let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.gate.path)?;
+        pipe::Receiver::from_file(file)
+    }
+}
+
+fn take_line(
+    line: Result<&[u8], LineError>,
+    registry: &Registry,
+    counters: &Counters,
+    events: &mut Vec<Event>,
+) {
+    let text = line.as_ref().map_or(&b""[..], |text| *text);
+    match line.and_then(|text| grammar::parse(text, registry)) {
+        Ok(event) => {
+            counters.events.fetch_add(1, Ordering::Relaxed);
+            events.push(event);
+        }
+        Err(error) => {
+            counters.bad_lines.fetch_add(1, Ordering::Relaxed);
+            let shown = text[..text.len().min(200)].escape_ascii();
+            tracing::warn!(%error, line = %shown, "line in the pipe ignored");
+        }
+    }
+}
