@@ -179,9 +179,13 @@ impl Host {
     /// Whether the kernel has VLAN interfaces; where not, tagged frames can still be sent through packet sockets.
     #[must_use]
     pub fn supports_vlan(&self) -> bool {
-        let made =
-            self.ip(&["link", "add", "link", "lo", "name", "vlan-probe", "type", "vlan", "id", "4094"]);
-        made.is_ok() && self.ip(&["link", "del", "vlan-probe"]).is_ok()
+        // Not on lo, which takes no VLANs.
+        let pair = "link add name vlan-probe type veth peer name vlan-probe-peer";
+        let vlan = "link add link vlan-probe name vlan-probe.1 type vlan id 1";
+        let run = |args: &str| self.ip(&args.split(' ').collect::<Vec<_>>()).is_ok();
+        let supported = run(pair) && run(vlan);
+        run("link del vlan-probe");
+        supported
     }
 
     /// Adds the VLAN interface `<device>.<id>`, gives it these addresses and returns its name.

@@ -174,6 +174,11 @@ impl State {
         self.engine.next_deadline().map_or(AT_MOST, |at| until(at).clamp(Duration::from_millis(10), AT_MOST))
     }
 
+    /// What outlives the task. The engine's side of the firefly queue closes, so its output comes to an end.
+    pub(crate) fn into_parts(self) -> (Engine, Option<Marker>) {
+        (self.engine, self.marker)
+    }
+
     /// The addresses of this host are now these.
     pub(crate) fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
         self.handle(Event::LocalAddresses(addresses));

@@ -143,7 +143,7 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
 
 /// Sends what waits, detaches, and says what was done in all.
 async fn finish(state: core::State, mut outputs: JoinSet<()>) -> Result<()> {
-    let core::State { engine, marker, .. } = state; // the engine's side of the firefly queue closes here
+    let (engine, marker) = state.into_parts();
     if tokio::time::timeout(DRAIN, async { while outputs.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("not all fireflies could be sent in time");
     }

@@ -65,7 +65,8 @@ static __always_inline int write_label(struct __sk_buff *skb, __u32 l3, __be32 w
 	__be32 word = (was & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
 
 	/* The label is in no checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
-	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED : MARK_MARKED;
+	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED
+										       : MARK_MARKED;
 }
 
 /* Ports are the first four bytes of TCP and of UDP. */

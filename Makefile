@@ -1,0 +1,62 @@
+# Two commands: `make demo` and `make test`. `make help` lists the rest.
+
+CARGO      ?= cargo
+# A fully static glibc binary needs the target named and libelf, libz as archives.
+TARGET     ?= $(shell uname -m)-unknown-linux-gnu
+STATIC     := RUSTFLAGS="-C target-feature=+crt-static" LIBBPF_SYS_LIBRARY_PATH=/usr/lib/$(shell uname -m)-linux-gnu:/usr/lib64
+FUZZ_TIME  ?= 10
+KERNELS    ?= 5.10 6.1 6.12 newest
+SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+
+.PHONY: help demo test test-cargo test-fuzz vm-test bench lint gen setup release clean
+
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
+	$(CARGO) build --release --bin flowtag
+	$(CARGO) build --release --package flowtag --example demo
+	$(SUDO) target/release/examples/demo
+
+test: setup test-cargo test-fuzz ## Run every test on this kernel (needs root for namespaces and eBPF)
+
+test-cargo:
+	$(SUDO) $(shell command -v $(CARGO)) test --workspace
+
+test-fuzz: ## Fuzz each parser for FUZZ_TIME seconds
+	@for target in $$(ls fuzz/seeds); do \
+	  echo "fuzz $$target"; \
+	  mkdir -p fuzz/corpus/$$target; \
+	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
+	    -max_total_time=$(FUZZ_TIME) -print_final_stats=0 -verbosity=0 || exit 1; \
+	done
+
+vm-test: setup ## Run the integration tests under other kernels (KERNELS="6.1 6.12")
+	$(CARGO) xtask vm-test $(addprefix --kernel ,$(KERNELS))
+	$(CARGO) xtask kernels-doc
+
+bench: setup ## Measure costs and write docs/performance.md
+	$(CARGO) build --release --bin flowtag
+	$(CARGO) build --release --package flowtag --example bench
+	$(SUDO) target/release/examples/bench
+
+lint: setup ## Everything a machine can object to
+	$(CARGO) fmt --all --check
+	clang-format --dry-run --Werror $$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h')
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	$(CARGO) xtask gen --check
+	$(CARGO) deny check
+
+gen: ## Generate Rust types from bpf/abi
+	$(CARGO) xtask gen
+
+release: setup ## A fully static binary in target/$(TARGET)/release
+	$(STATIC) $(CARGO) build --release --bin flowtag --target $(TARGET) --features flowtag/static
+
+setup: ## Install what building and testing need (Debian, Ubuntu, EL)
+	@./.ci/setup
+
+clean: ## Remove everything that was built
+	$(CARGO) clean
+	rm -rf fuzz/target fuzz/corpus fuzz/artifacts

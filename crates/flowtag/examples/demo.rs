@@ -1,0 +1,231 @@
+//! The main job of flowtag on real packets, for a person to watch: two hosts in network namespaces, the daemon on one,
+//! a real TCP transfer between them, and what the other end captured. Run it with `make demo`.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use flowtag_engine::Registry;
+use flowtag_testbed::{Captured, Host, Link, Process, Testbed, checked};
+use flowtag_wire::{Firefly, FlowLabel, LinkType, Packet};
+
+/// Client port of the transfer: announced beforehand, so it must be known.
+const PORT: u16 = 40000;
+const SERVER: u16 = 5201;
+const COLLECTOR: u16 = 10515;
+const TRANSFER: &str = "64M";
+
+fn main() {
+    if let Err(error) = demo() {
+        let _ = writeln!(std::io::stderr(), "demo: {error:#}");
+        std::process::exit(1);
+    }
+}
+
+fn demo() -> Result<()> {
+    ensure!(flowtag_testbed::root(), "network namespaces and eBPF need root: sudo make demo");
+    let flowtag = std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("flowtag is not built")?;
+    title("1. Two hosts, one link, one daemon");
+    let bed = Testbed::new("demo")?;
+    let (storage, client) = (bed.host("storage")?, bed.host("client")?);
+    let link = bed.link(&storage, "eth0", &client, "eth0")?;
+    say(&format!("storage [{}]  --- veth ---  client [{}]", link.a.ipv6, link.b.ipv6));
+    let dir = tempfile::tempdir()?;
+    let daemon = start_daemon(&flowtag, dir.path(), &storage, &link)?;
+    let fireflies = Listeners::new(&client, &link)?;
+    let cli = Cli { flowtag: &flowtag, dir: dir.path() };
+
+    title("2. A transfer that nobody announced, then the same one announced");
+    let plain = transfer(&storage, &client, &link)?;
+    say("the flow is announced to the daemon:");
+    let (src, dst) = (endpoint(link.a.ipv6.into(), PORT), endpoint(link.b.ipv6.into(), SERVER));
+    cli.show(&["flow", "start", "--tag", "cms/Analysis Input", "tcp", &src, &dst])?;
+    let marked = transfer(&storage, &client, &link)?;
+    cli.show(&["flow", "end", "tcp", &src, &dst])?;
+
+    title("3. Packet by packet, as captured at the client");
+    let before = packets(&plain, "not announced")?;
+    let after = packets(&marked, "announced")?;
+    verdict(&before, &after)?;
+
+    title("4. Fireflies that arrived at the client");
+    fireflies.show()?;
+
+    title("5. What the daemon counted");
+    cli.show(&["status"])?;
+    title("6. Clean stop");
+    stop(daemon, &storage)
+}
+
+/// Lines stay within 80 columns.
+fn say(text: &str) {
+    println!("{text}");
+}
+
+fn title(text: &str) {
+    println!("\n\x1b[1m{text}\x1b[0m");
+}
+
+fn endpoint(addr: std::net::IpAddr, port: u16) -> String {
+    SocketAddr::new(addr, port).to_string()
+}
+
+fn start_daemon(flowtag: &Path, dir: &Path, storage: &Host, link: &Link) -> Result<Process> {
+    let config = dir.join("flowtag.toml");
+    let text = format!(
+        "runtime_dir = \"{dir}/run\"\n[inputs.control]\npath = \"{dir}/run/control.sock\"\n\
+         [[outputs.firefly.collectors]]\naddress = \"[{}]:{COLLECTOR}\"\n",
+        link.b.ipv6,
+        dir = dir.display()
+    );
+    std::fs::write(&config, text)?;
+    let mut command = storage.command(flowtag);
+    command.arg("run").arg("--config").arg(&config);
+    let mut daemon = storage.spawn(command)?;
+    daemon.wait_for_output("flowtag is ready", Duration::from_secs(30))?;
+    let marking = daemon.stderr();
+    let hook = marking.lines().find_map(|l| l.split_once("hook=")).map_or("?", |(_, hook)| hook);
+    say(&format!("flowtag runs on storage and marks on eth0 (hook: {hook})"));
+    Ok(daemon)
+}
+
+struct Cli<'a> {
+    flowtag: &'a Path,
+    dir: &'a Path,
+}
+
+impl Cli<'_> {
+    /// Runs a command as a user would and shows both.
+    fn show(&self, args: &[&str]) -> Result<()> {
+        let quoted = |a: &&str| if a.contains(' ') { format!("'{a}'") } else { (*a).to_owned() };
+        say(&format!("$ flowtag {}", args.iter().map(quoted).collect::<Vec<_>>().join(" ")));
+        let mut command = Command::new(self.flowtag);
+        command.env("FLOWTAG_SOCKET", self.dir.join("run/control.sock")).args(args);
+        say(checked(&mut command)?.trim_end());
+        Ok(())
+    }
+}
+
+fn transfer(storage: &Host, client: &Host, link: &Link) -> Result<Captured> {
+    let mut server = client.command("iperf3");
+    server.args(["--server", "--one-off", "--forceflush"]);
+    let mut server = client.spawn(server)?;
+    server.wait_for_output("Server listening", Duration::from_secs(20))?;
+    let capture = client.capture("eth0", &format!("tcp port {PORT}"))?;
+    let mut command = storage.command("iperf3");
+    command.args(["--json", "--client", &link.b.ipv6.to_string(), "--cport", &PORT.to_string(), "--bytes", TRANSFER]);
+    let report: serde_json::Value = serde_json::from_str(&checked(&mut command)?)?;
+    let received = &report["end"]["sum_received"];
+    say(&format!(
+        "iperf3 storage > client: {} bytes received, {:.1} Gbit/s",
+        received["bytes"],
+        received["bits_per_second"].as_f64().unwrap_or_default() / 1e9
+    ));
+    server.wait(Duration::from_secs(20))?;
+    capture.stop()
+}
+
+/// All that is told of the packets of one transfer.
+struct Summary {
+    labels: BTreeMap<FlowLabel, usize>,
+    /// DSCP, ECN and hop limit.
+    headers: BTreeMap<(u8, u8, u8), usize>,
+}
+
+fn packets(capture: &Captured, what: &str) -> Result<Summary> {
+    let frames = capture.frames()?;
+    let parsed: Vec<_> = frames.iter().filter_map(|f| Packet::parse(LinkType::Ethernet, &f.data).ok()).collect();
+    let outward: Vec<_> = parsed.iter().filter(|p| p.ports.is_some_and(|ports| ports.src == PORT)).collect();
+    let mut summary = Summary { labels: BTreeMap::new(), headers: BTreeMap::new() };
+    say(&format!("\n{what}: the first packets of {}", outward.len()));
+    say("  FLAGS    BYTES  DSCP  ECN  HOP  FLOW LABEL  TAG");
+    for (index, packet) in outward.iter().enumerate() {
+        let label = packet.flow_label.context("an IPv6 packet has a label")?;
+        *summary.labels.entry(label).or_default() += 1;
+        *summary.headers.entry((packet.dscp, packet.ecn, packet.hop_limit)).or_default() += 1;
+        if index < 5 {
+            say(&line(packet, label));
+        }
+    }
+    say(&format!("  labels seen on all of them: {}", list(&summary.labels)));
+    Ok(summary)
+}
+
+fn line(packet: &Packet<'_>, label: FlowLabel) -> String {
+    let flags = packet.tcp.map(|t| t.flags.to_string()).unwrap_or_default();
+    let (dscp, ecn, hop) = (packet.dscp, packet.ecn, packet.hop_limit);
+    format!("  {flags:<8} {:>5}  {dscp:>4}  {ecn:>3}  {hop:>3}  {label}     {}", packet.payload.len(), name(label))
+}
+
+/// Only a tag that the registry knows: most random labels read as some tag.
+fn name(label: FlowLabel) -> String {
+    let registry = Registry::embedded();
+    let known = label.tag().filter(|t| registry.activity_name(t.experiment, t.activity).is_some());
+    known.map_or_else(|| "-".to_owned(), |tag| registry.describe(tag))
+}
+
+fn list(labels: &BTreeMap<FlowLabel, usize>) -> String {
+    labels.iter().map(|(label, count)| format!("{label} × {count}")).collect::<Vec<_>>().join(", ")
+}
+
+fn verdict(before: &Summary, after: &Summary) -> Result<()> {
+    let wanted = Registry::embedded().resolve("cms/Analysis Input")?;
+    let all_marked = after.labels.len() == 1 && after.labels.keys().all(|l| l.tag() == Some(wanted));
+    let same = |s: &Summary| s.headers.keys().copied().collect::<Vec<_>>();
+    if !all_marked {
+        bail!("not every packet carries {wanted}: {}", list(&after.labels));
+    }
+    ensure!(same(before) == same(after), "DSCP, ECN or hop limit changed: {:?} {:?}", same(before), same(after));
+    say("\nEvery packet carries cms/Analysis Input from the SYN to the last, with one label.");
+    say("DSCP, ECN and hop limit are what they were; iperf3 received every byte.");
+    Ok(())
+}
+
+/// The flow's destination and one collector, both on the client.
+struct Listeners {
+    sockets: [(&'static str, UdpSocket); 2],
+}
+
+impl Listeners {
+    fn new(client: &Host, link: &Link) -> Result<Self> {
+        let bind = |port: u16| -> Result<UdpSocket> {
+            let socket = client.run(|| UdpSocket::bind((link.b.ipv6, port)))??;
+            socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+            Ok(socket)
+        };
+        Ok(Self { sockets: [("destination", bind(10514)?), ("collector", bind(COLLECTOR)?)] })
+    }
+
+    fn show(&self) -> Result<()> {
+        for (who, socket) in &self.sockets {
+            for _ in 0..2 {
+                let mut buffer = [0; 2048];
+                let length = socket.recv(&mut buffer).with_context(|| format!("no firefly at the {who}"))?;
+                let firefly = Firefly::from_datagram(&buffer[..length])?;
+                let time = |t: Option<jiff::Timestamp>| t.map_or("-".into(), |t| format!("{t:.3}"));
+                say(&format!(
+                    "{who:<11} {:<5} {}/{}  {} to {}",
+                    firefly.state.name(),
+                    firefly.experiment,
+                    firefly.activity,
+                    time(firefly.start_time),
+                    time(firefly.end_time)
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stop(daemon: Process, storage: &Host) -> Result<()> {
+    let ended = daemon.stop(nix::sys::signal::Signal::SIGTERM)?;
+    ensure!(ended.status.success(), "the daemon failed: {}", ended.stderr);
+    let left = checked(storage.command("bpftool").args(["net", "show"]))?;
+    ensure!(!left.contains("flowtag"), "something is left on an interface: {left}");
+    say("the daemon detached and removed its files; the hosts are removed now");
+    Ok(())
+}
