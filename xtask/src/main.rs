@@ -49,10 +49,17 @@ enum Task {
     Vmlinux(vmlinux::Args),
 }
 
-fn main() -> Result<ExitCode> {
+fn main() -> ExitCode {
+    run(Cli::parse().task).unwrap_or_else(|e| {
+        eprintln!("xtask: {e:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> Result<ExitCode> {
     let root = root();
     let done = |()| ExitCode::SUCCESS;
-    match Cli::parse().task {
+    match task {
         Task::Gen { check } => r#gen::run(&root, check).map(done),
         Task::Vm(args) => vm::run(&args),
         Task::VmTest(args) => vm_test::run(&root, &args),

@@ -182,8 +182,11 @@ fn plan<'a>(root: &Path, args: &'a Args) -> Result<Plan<'a>> {
 }
 
 fn test_binaries(root: &Path, args: &Args) -> Result<Vec<Binary>> {
-    let mut binaries = build(root, &["test", "--no-run", "--package", &args.package], "test")?;
-    binaries.retain(|b| args.tests.is_empty() || args.tests.contains(&b.name));
+    let all = ["*".to_owned()];
+    let wanted = if args.tests.is_empty() { &all } else { args.tests.as_slice() };
+    let mut arguments = vec!["test", "--no-run", "--package", &args.package];
+    arguments.extend(wanted.iter().flat_map(|name| ["--test", name]));
+    let mut binaries = build(root, &arguments, "test")?;
     for binary in &mut binaries {
         binary.tests = list(&binary.path, &[])?;
         binary.ignored = list(&binary.path, &["--ignored"])?;

@@ -30,16 +30,16 @@ pub(crate) fn dump(message: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkM
 fn read_datagram(socket: &Socket, found: &mut Vec<RouteNetlinkMessage>) -> io::Result<bool> {
     let (datagram, _) = socket.recv_from_full()?;
     let mut rest = datagram.as_slice();
-    while !rest.is_empty() {
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-        match message.payload {
-            NetlinkPayload::Done(_) => return Ok(true),
-            NetlinkPayload::Error(e) => return Err(e.to_io()),
-            NetlinkPayload::InnerMessage(inner) => found.push(inner),
-            _ => {}
+    while let Some(length) = rest.first_chunk().map(|l| u32::from_ne_bytes(*l) as usize) {
+        // What somebody else configured may be newer than our decoder: passed over, not a failure.
+        match NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map(|m| m.payload) {
+            Ok(NetlinkPayload::Done(_)) => return Ok(true),
+            Ok(NetlinkPayload::Error(e)) => return Err(e.to_io()),
+            Ok(NetlinkPayload::InnerMessage(inner)) => found.push(inner),
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "a netlink message is not understood"),
         }
-        let taken = (message.header.length as usize).next_multiple_of(4).max(16);
-        rest = rest.get(taken..).unwrap_or_default();
+        rest = rest.get(length.next_multiple_of(4).max(16)..).unwrap_or_default();
     }
     Ok(false)
 }

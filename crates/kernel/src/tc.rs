@@ -3,9 +3,8 @@
 
 use std::io;
 
-use netlink_packet_core::Nla;
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcHandle, TcHeader, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcHandle, TcHeader, TcMessage, TcOption};
 
 use crate::{Error, Result, netlink};
 
@@ -13,8 +12,6 @@ use crate::{Error, Result, netlink};
 const CLSACT_MAJOR: u16 = 0xffff;
 const MIN_INGRESS: u16 = 0xfff2;
 const MIN_EGRESS: u16 = 0xfff3;
-/// `TCA_BPF_NAME` of `linux/pkt_cls.h`.
-const TCA_BPF_NAME: u16 = 7;
 
 /// Which way packets go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +114,8 @@ fn bpf_name(message: &TcMessage) -> Option<String> {
         TcAttribute::Options(options) => Some(options),
         _ => None,
     })?;
-    options.iter().find_map(|o| match o {
-        TcOption::Other(nla) if nla.kind() == TCA_BPF_NAME => {
-            let mut bytes = vec![0; nla.value_len()];
-            nla.emit_value(&mut bytes);
-            Some(String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_owned())
-        }
+    options.iter().find_map(|option| match option {
+        TcOption::Bpf(TcFilterBpfOption::ProgName(name)) => Some(name.clone()),
         _ => None,
     })
 }

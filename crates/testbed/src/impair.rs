@@ -13,7 +13,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -132,6 +132,8 @@ pub struct Counters {
     pub overflow: u64,
     /// Packets lost because they could not be sent.
     pub failed: u64,
+    /// Frames lost because the relay did not take them in time; no number counts them.
+    pub missed: u64,
 }
 
 #[derive(Debug, Default)]
@@ -141,6 +143,7 @@ struct Count {
     control: AtomicU64,
     overflow: AtomicU64,
     failed: AtomicU64,
+    missed: AtomicU64,
 }
 
 impl Count {
@@ -152,6 +155,7 @@ impl Count {
             control: of(&self.control),
             overflow: of(&self.overflow),
             failed: of(&self.failed),
+            missed: of(&self.missed),
         }
     }
 }
@@ -183,11 +187,21 @@ impl Treatment {
 struct Direction {
     treatment: Mutex<Treatment>,
     count: Count,
+    /// Where frames come from. Not kept alive by who only counts: it would keep its namespace.
+    source: Weak<PacketSocket>,
 }
 
 impl Direction {
-    fn new(impairment: &Impairment, loss: &Loss) -> Arc<Self> {
-        Arc::new(Self { treatment: Mutex::new(Treatment::new(impairment, loss)), count: Count::default() })
+    fn new(impairment: &Impairment, loss: &Loss, source: &Arc<PacketSocket>) -> Arc<Self> {
+        let treatment = Mutex::new(Treatment::new(impairment, loss));
+        Arc::new(Self { treatment, count: Count::default(), source: Arc::downgrade(source) })
+    }
+
+    /// The kernel forgets what was missed as it is told, so it is added up here.
+    fn counters(&self) -> Counters {
+        let missed = self.source.upgrade().and_then(|s| s.statistics().ok()).map_or(0, |s| s.dropped);
+        self.count.missed.fetch_add(missed.into(), Ordering::SeqCst);
+        self.count.read()
     }
 }
 
@@ -203,13 +217,13 @@ impl ImpairedLink {
     /// What became of the frames from `a` to `b`.
     #[must_use]
     pub fn a_to_b(&self) -> Counters {
-        self.a_to_b.count.read()
+        self.a_to_b.counters()
     }
 
     /// What became of the frames from `b` to `a`.
     #[must_use]
     pub fn b_to_a(&self) -> Counters {
-        self.b_to_a.count.read()
+        self.b_to_a.counters()
     }
 
     /// Treats packets differently from now on, and numbers them from 1 again. The MTU stays.
@@ -238,8 +252,8 @@ impl Relay {
     /// Between the interfaces `near` and `far` of the middle host.
     pub(crate) fn start(middle: &Host, link: Link, impairment: &Impairment) -> Result<(Self, ImpairedLink)> {
         let (a, b) = (open(middle, "near")?, open(middle, "far")?);
-        let a_to_b = Direction::new(impairment, &impairment.loss);
-        let b_to_a = Direction::new(impairment, &impairment.loss_back);
+        let a_to_b = Direction::new(impairment, &impairment.loss, &a);
+        let b_to_a = Direction::new(impairment, &impairment.loss_back, &b);
         let mut relay = Self { stop: Arc::default(), threads: Vec::new() };
         relay.pass(Arc::clone(&a), Arc::clone(&b), &a_to_b)?;
         relay.pass(b, a, &b_to_a)?;

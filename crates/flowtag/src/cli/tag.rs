@@ -65,13 +65,15 @@ struct Encode {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Without --as the form decides: 0x30038 is a flow label, 3/14 a pair, '06 00 1e 03 ...' an\n\
+#[command(
+    after_help = "Without --as the form decides: 0x30038 is a flow label, 3/14 a pair, '06 00 1e 03 ...' an\n\
     option header. A plain number can be a scitag integer or a flow label: both readings are shown.\n\n\
     Examples:\n  \
     flowtag tag decode 0x30038\n  \
     flowtag tag decode 206 196664\n  \
     flowtag tag decode --as label 196664\n  \
-    flowtag tag decode '06 00 1e 03 00 03 0e 00'")]
+    flowtag tag decode '06 00 1e 03 00 03 0e 00'"
+)]
 struct Decode {
     /// What a packet, a header or a log has; 0x begins a hexadecimal number
     #[arg(value_name = "VALUE", required = true)]
@@ -212,7 +214,10 @@ impl Encode {
     fn run(self, json: bool) -> Result<()> {
         let registry = self.registry.load()?;
         let names = self.tags.iter().map(|text| Ok(registry.resolve(text)?));
-        let numbers = self.scitag.iter().map(|number| scitag(*number).with_context(|| format!("--scitag {number}")));
+        let numbers = self
+            .scitag
+            .iter()
+            .map(|number| scitag(*number).with_context(|| format!("--scitag {number} is no tag")));
         // All are read before any is printed: no half an answer.
         let tags = names.chain(numbers).collect::<Result<Vec<_>>>()?;
         tags.into_iter().try_for_each(|tag| show(&registry, tag, json))
@@ -231,7 +236,8 @@ fn show(registry: &Registry, tag: wire::Tag, json: bool) -> Result<()> {
 impl List {
     fn run(self, json: bool) -> Result<()> {
         let registry = self.registry.load()?;
-        let only = self.experiment.as_deref().map(|text| registered_experiment(&registry, text)).transpose()?;
+        let only =
+            self.experiment.as_deref().map(|text| registered_experiment(&registry, text)).transpose()?;
         let tags = registered(&registry).filter(|tag| only.is_none_or(|only| tag.experiment == only));
         if json {
             return tags.into_iter().try_for_each(|tag| output::json(&Encodings::new(&registry, tag)));
@@ -330,13 +336,17 @@ impl<'a> Answer<'a> {
     fn print(&self) -> Result<()> {
         let value = self.value;
         if self.is_ambiguous() {
-            output::line(format_args!("{value} can be read in two ways; --as label or --as scitag chooses:"))?;
+            output::line(format_args!(
+                "{value} can be read in two ways; --as label or --as scitag chooses:"
+            ))?;
         }
         for (encoding, reading) in &self.readings {
             let read_as = encoding.name();
             match reading {
                 Ok(reading) => self.print_reading(read_as, *reading)?,
-                Err(error) => output::line(format_args!("{value} as {read_as}: no tag: {}", output::chain(error)))?,
+                Err(error) => {
+                    output::line(format_args!("{value} as {read_as}: no tag: {}", output::chain(error)))?
+                }
             }
         }
         self.nginx_mistake().map_or(Ok(()), output::line)
@@ -344,7 +354,8 @@ impl<'a> Answer<'a> {
 
     fn print_reading(&self, read_as: &str, reading: Reading) -> Result<()> {
         let name = self.registry.describe(reading.tag);
-        let entropy = reading.entropy.map(|e| format!(", entropy bits {:#07x}", e.bits())).unwrap_or_default();
+        let entropy =
+            reading.entropy.map(|e| format!(", entropy bits {:#07x}", e.bits())).unwrap_or_default();
         output::line(format_args!("{} as {read_as}: {name}{entropy}", self.value))?;
         Encodings::new(self.registry, reading.tag).print()
     }
@@ -372,7 +383,9 @@ impl<'a> Answer<'a> {
         let is_explained = self.readings.iter().any(|(_, r)| r.as_ref().is_ok_and(makes_sense));
         let (value, name) = (self.value, self.registry.describe(tag));
         (!is_explained).then(|| {
-            format!("{value} is also 65536 + scitag integer {number} ({name}), which is no encoding but is seen")
+            format!(
+                "{value} is also 65536 + scitag integer {number} ({name}), which is no encoding but is seen"
+            )
         })
     }
 }
@@ -468,7 +481,10 @@ fn integer(text: &str) -> Result<u64> {
     // A sign is no part of a number here.
     let is_number = digits.unwrap_or(text).bytes().all(|b| b.is_ascii_hexdigit());
     let parsed = digits.map_or_else(|| text.parse(), |digits| u64::from_str_radix(digits, 16));
-    parsed.ok().filter(|_| is_number).ok_or_else(|| anyhow!("write a number below 2^64, as 196664 or 0x30038"))
+    parsed
+        .ok()
+        .filter(|_| is_number)
+        .ok_or_else(|| anyhow!("write a number below 2^64, as 196664 or 0x30038"))
 }
 
 /// Hexadecimal digits, two for each byte, with or without separators.
@@ -479,5 +495,8 @@ fn bytes(text: &str) -> Result<Vec<u8>> {
     let digits = digits.map(|c| c.to_digit(16)).collect::<Option<Vec<_>>>();
     let digits = digits.filter(|d| !d.is_empty() && d.len().is_multiple_of(2));
     let digits = digits.context("write two hexadecimal digits for each byte, as 06 00 1e 03 00 03 0e 00")?;
-    Ok(digits.chunks_exact(2).filter_map(|pair| u8::try_from(pair.iter().fold(0, |n, d| n << 4 | d)).ok()).collect())
+    Ok(digits
+        .chunks_exact(2)
+        .filter_map(|pair| u8::try_from(pair.iter().fold(0, |n, d| n << 4 | d)).ok())
+        .collect())
 }

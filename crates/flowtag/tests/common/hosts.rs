@@ -1,7 +1,9 @@
 //! Two hosts, a daemon on the first, and real traffic between them: what the tests of marking share.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use flowtag_testbed::{Captured, Host, Link, Testbed};
@@ -27,11 +29,16 @@ impl Hosts {
 
     /// The daemon on host a, with these lines of configuration after the usual ones.
     pub fn daemon(&self, toml: &str) -> Daemon {
-        Daemon::start_with(toml, |args| {
+        Daemon::start_with(toml, self.on_a())
+    }
+
+    /// Makes a command that runs on host a.
+    pub fn on_a(&self) -> impl FnOnce(&[OsString]) -> Command {
+        |args| {
             let mut command = self.a.command(&args[0]);
             command.args(&args[1..]);
             command
-        })
+        }
     }
 
     pub fn src(&self, port: u16) -> SocketAddr {
@@ -96,6 +103,8 @@ pub struct Seen {
     pub payload: usize,
     pub checksum_ok: Option<bool>,
     pub syn: bool,
+    /// TCP sequence number.
+    pub seq: Option<u32>,
 }
 
 /// All IPv6 packets with ports in a capture of an Ethernet.
@@ -122,6 +131,7 @@ fn look(packet: &Packet<'_>) -> Option<Seen> {
         payload: packet.payload.len(),
         checksum_ok: packet.checksum_ok(),
         syn: packet.tcp.is_some_and(|t| t.flags.contains(flowtag_wire::packet::TcpFlags::SYN)),
+        seq: packet.tcp.map(|t| t.seq),
     })
 }
 

@@ -1,18 +1,25 @@
 //! Requests in, answers out: JSON with bounded length, and every error as `{"error": …}`.
 
+use std::error::Error;
+use std::fmt;
+
 use axum::Json;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::listener::PATIENCE;
 use super::model::ModelError;
 use crate::supervisor::core::Stopping;
 
-/// The longest body that is read, in bytes: ten thousand events fit.
-pub(super) const MAX_BODY: usize = 4 << 20;
+/// The longest body that is taken, in bytes: ten thousand events fit.
+const MAX_BODY: usize = 4 << 20;
+/// The longest body that is read to its end before it is refused. Most clients look for an answer only when they have
+/// sent everything, and would report a broken connection instead.
+const MAX_READ: usize = 16 * MAX_BODY;
 
 /// Why a request failed.
 #[derive(Debug)]
@@ -27,12 +34,19 @@ struct ErrorBody {
 }
 
 impl Failure {
-    pub(super) fn error(&self) -> &str {
-        &self.error
-    }
-
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into() }
+    }
+
+    /// The request has not the form that it must have; what it means does not matter yet.
+    pub(super) fn malformed(error: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.error)
     }
 }
 
@@ -60,21 +74,42 @@ pub(super) struct Body<T>(pub(super) T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(unreadable)?;
-        let value = serde_json::from_slice(&bytes).map_err(|e| {
-            Failure::new(StatusCode::BAD_REQUEST, format!("the body is not what this request takes: {e}"))
+    async fn from_request(request: Request, _: &S) -> Result<Self, Failure> {
+        let read = tokio::time::timeout(PATIENCE, read(request.into_body())).await;
+        let bytes = read.unwrap_or_else(|_| {
+            let error =
+                format!("the body did not arrive within {PATIENCE:?}: send all that Content-Length promises");
+            Err(Failure::new(StatusCode::REQUEST_TIMEOUT, error))
+        })?;
+        let Json(value) = Json::from_bytes(&bytes).map_err(|e| {
+            Failure::malformed(format!("the body is not what this request takes: {}", root(&e)))
         })?;
         Ok(Self(value))
     }
 }
 
-fn unreadable(rejection: BytesRejection) -> Failure {
-    match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => Failure::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is longer than {MAX_BODY} bytes: send fewer events at a time"),
-        ),
-        status => Failure::new(status, format!("the body could not be read: {}", rejection.body_text())),
+/// The last of the causes, which is the parser's own words with the path of the key.
+pub(super) fn root(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |e| (**e).source());
+    causes.last().map(ToString::to_string).unwrap_or_default()
+}
+
+async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, Failure> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame =
+            frame.map_err(|e| Failure::malformed(format!("the body could not be read: {}", root(&e))))?;
+        let data = frame.into_data().unwrap_or_default(); // trailers say nothing to us
+        length += data.len();
+        match length {
+            0..=MAX_BODY => bytes.extend_from_slice(&data),
+            ..=MAX_READ => bytes = Vec::new(),
+            _ => break,
+        }
     }
+    if length > MAX_BODY {
+        let error = format!("the body is longer than {MAX_BODY} bytes: send fewer events at a time");
+        return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error));
+    }
+    Ok(bytes)
 }

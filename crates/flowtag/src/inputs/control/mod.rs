@@ -59,9 +59,8 @@ impl Input {
 
     /// Serves until the daemon stops.
     pub(crate) async fn run(self, daemon: Daemon) {
-        if let Err(error) = listener::serve(self.listener, routes::router(daemon)).await {
-            tracing::error!(%error, "the control socket broke and is not served any more");
-        }
+        let Err(error) = listener::serve(self.listener, routes::router(daemon)).await;
+        tracing::error!(%error, "the control socket broke and is not served any more");
     }
 }
 

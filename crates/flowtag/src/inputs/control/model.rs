@@ -1,10 +1,17 @@
 //! What travels over the control API, for the server and for the command line that talks to it. `docs/openapi.yaml`
 //! describes the same, and a test holds the two against each other.
 
-use flowtag_engine::{Announcement, Change, ChangeKind, End, EndReason, FlowId, FlowView, Registry, Selector, Source};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use flowtag_engine::{
+    Announcement, Change, ChangeKind, End, EndReason, FlowId, FlowView, Registry, Selector, Source,
+};
 use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, Tag};
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::outputs::firefly;
 
@@ -14,11 +21,36 @@ pub(crate) const MAX_EVENTS: usize = 10_000;
 const SOURCE: Source = Source("api");
 
 /// An experiment or activity, as a number or by its registered name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum NameOrNumber {
     Number(u64),
     Name(String),
+}
+
+/// Not derived: an untagged enum's errors name Rust types and not what was found.
+impl<'de> Deserialize<'de> for NameOrNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = NameOrNumber;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a registered name or a number from 1 up")
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<NameOrNumber, E> {
+                Ok(NameOrNumber::Number(number))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<NameOrNumber, E> {
+                Ok(NameOrNumber::Name(name.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
 }
 
 impl std::fmt::Display for NameOrNumber {
@@ -73,7 +105,7 @@ pub(crate) struct EndRequest {
     pub(crate) dst: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) end_time: Option<Timestamp>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "object", skip_serializing_if = "Option::is_none")]
     pub(crate) usage: Option<Usage>,
 }
 
@@ -94,6 +126,72 @@ pub(crate) enum EventRequest {
     End(EndRequest),
 }
 
+/// A `T` that was written as a JSON object. serde takes lists for structs as well, field after field: nobody means that,
+/// and the values would go wherever the order of the fields puts them.
+#[derive(Debug)]
+pub(crate) struct Object<T>(pub(crate) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Braces<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Braces<T> {
+            type Value = Object<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+            }
+        }
+
+        deserializer.deserialize_map(Braces(PhantomData))
+    }
+}
+
+fn object<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
+}
+
+/// The events of one request.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// The first [`MAX_EVENTS`].
+    pub(crate) events: Vec<EventRequest>,
+    /// How many came after them. Only counted: the request will be refused, whatever they say.
+    pub(crate) beyond: usize,
+}
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List;
+
+        impl<'de> Visitor<'de> for List {
+            type Value = Batch;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list of events")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Batch, A::Error> {
+                let mut batch = Batch::default();
+                while batch.events.len() < MAX_EVENTS {
+                    let Some(Object(event)) = list.next_element()? else { return Ok(batch) };
+                    batch.events.push(event);
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {
+                    batch.beyond += 1;
+                }
+                Ok(batch)
+            }
+        }
+
+        deserializer.deserialize_seq(List)
+    }
+}
+
 /// Why a request is not an event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ModelError {
@@ -107,6 +205,10 @@ pub(crate) enum ModelError {
     NoTag,
     #[error("which flow is missing: give id, or protocol, src and dst, and not both")]
     NoFlow,
+    #[error(
+        "application {0:?} has control characters: give name and version of the program, as `xrootd 5.7`"
+    )]
+    Application(String),
 }
 
 fn flow(protocol: &str, src: &str, dst: &str) -> Result<FiveTuple, FlowError> {
@@ -126,9 +228,19 @@ impl StartRequest {
         let flow = flow(&self.protocol, &self.src, &self.dst)?;
         Ok(Announcement {
             start_time: self.start_time,
-            application: self.application.as_deref().map(Into::into),
+            application: self.application()?,
             ..Announcement::new(flow, self.tag(registry)?, SOURCE)
         })
+    }
+
+    /// Travels on in fireflies, logs and tables, where a line break or an escape sequence would pose as another line.
+    fn application(&self) -> Result<Option<Arc<str>>, ModelError> {
+        match self.application.as_deref() {
+            Some(name) if name.chars().any(char::is_control) => {
+                Err(ModelError::Application(name.chars().take(60).collect()))
+            }
+            name => Ok(name.map(Into::into)),
+        }
     }
 
     fn tag(&self, registry: &Registry) -> Result<Tag, ModelError> {

@@ -3,11 +3,12 @@
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
 
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::{Extension, Json, Router};
 use flowtag_engine::{Event, FlowId, FlowView, Outcome, Registry, Selector};
 use flowtag_kernel::mark::InterfaceCounters;
 use flowtag_wire::Experiment;
@@ -15,11 +16,12 @@ use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::Daemon;
-use super::body::{Body, Failure, MAX_BODY};
+use super::body::{Body, Failure, root};
 use super::listener::Caller;
 use super::model::{
-    BatchError, BatchResult, CollectorStatus, Count, EndRequest, EventRequest, Flow, FlowRequest, Flows,
-    InterfaceStatus, MAX_EVENTS, ModelError, PipeStatus, StartRequest, Started, Status, WatchLine,
+    Batch, BatchError, BatchResult, CollectorStatus, Count, EndRequest, EventRequest, Flow, FlowRequest,
+    Flows, InterfaceStatus, MAX_EVENTS, ModelError, Object, PipeStatus, StartRequest, Started, Status,
+    WatchLine,
 };
 
 /// Errors of a batch that are told one by one.
@@ -31,22 +33,40 @@ const OPENAPI: &str = include_str!("../../../../../docs/openapi.yaml");
 
 type Answer<T> = Result<T, Failure>;
 
+/// One method of one path.
+struct Route {
+    method: MethodFilter,
+    path: &'static str,
+    handler: fn(MethodFilter) -> MethodRouter<Daemon>,
+}
+
+/// All that is served; a test holds it against `docs/openapi.yaml`.
+const ROUTES: [Route; 10] = [
+    Route { method: MethodFilter::GET, path: "/v1/flows", handler: |m| on(m, list) },
+    Route { method: MethodFilter::POST, path: "/v1/flows", handler: |m| on(m, start) },
+    Route { method: MethodFilter::POST, path: "/v1/flows/end", handler: |m| on(m, end) },
+    Route { method: MethodFilter::POST, path: "/v1/flows/find", handler: |m| on(m, find) },
+    Route { method: MethodFilter::GET, path: "/v1/flows/{id}", handler: |m| on(m, show) },
+    Route { method: MethodFilter::POST, path: "/v1/events", handler: |m| on(m, events) },
+    Route { method: MethodFilter::GET, path: "/v1/watch", handler: |m| on(m, watch) },
+    Route { method: MethodFilter::GET, path: "/v1/status", handler: |m| on(m, status) },
+    Route { method: MethodFilter::GET, path: "/v1/health", handler: |m| on(m, health) },
+    Route { method: MethodFilter::GET, path: "/v1/openapi.yaml", handler: |m| on(m, openapi) },
+];
+
 pub(super) fn router(daemon: Daemon) -> Router {
-    Router::new()
-        .route("/v1/flows", get(list).post(start))
-        .route("/v1/flows/end", post(end))
-        .route("/v1/flows/find", post(find))
-        .route("/v1/flows/{id}", get(show))
-        .route("/v1/events", post(events))
-        .route("/v1/watch", get(watch))
-        .route("/v1/status", get(status))
-        .route("/v1/health", get(health))
-        .route("/v1/openapi.yaml", get(openapi))
-        .fallback(|| async { Failure::new(StatusCode::NOT_FOUND, "there is no such path: see /v1/openapi.yaml") })
-        .method_not_allowed_fallback(|| async {
-            Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method: see /v1/openapi.yaml")
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)(route.method)))
+        .fallback(|| async {
+            Failure::new(StatusCode::NOT_FOUND, "there is no such path: see /v1/openapi.yaml")
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .method_not_allowed_fallback(|| async {
+            Failure::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this path does not take that method: see /v1/openapi.yaml",
+            )
+        })
         .with_state(daemon)
 }
 
@@ -56,30 +76,46 @@ fn log(caller: Caller, what: &str, detail: impl std::fmt::Display) {
 
 async fn start(
     State(daemon): State<Daemon>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Body(request): Body<StartRequest>,
+    Extension(caller): Extension<Caller>,
+    Body(Object(request)): Body<Object<StartRequest>>,
 ) -> Answer<(StatusCode, Json<Started>)> {
     let registry = daemon.registry();
     let announcement = request.announcement(&registry)?;
-    log(caller, "start", format_args!("{} {}", announcement.flow, registry.describe(announcement.tag)));
-    let outcome = daemon.core.event(Event::Start(announcement)).await?;
-    let (status, word, id) = match outcome {
-        Outcome::Started(id) => (StatusCode::CREATED, "started", id),
-        Outcome::Updated(id) => (StatusCode::OK, "updated", id),
-        Outcome::Refreshed(id) => (StatusCode::OK, "refreshed", id),
-        other => return Err(refused(other)),
+    let what = format!("{} {}", announcement.flow, registry.describe(announcement.tag));
+    let (outcome, flow) = daemon
+        .core
+        .ask(move |state| {
+            let outcome = state.handle(Event::Start(announcement));
+            let view = started(&outcome).and_then(|(_, id)| state.engine.get(id));
+            (outcome, view.map(|view| Flow::new(&view, &registry, state.marker.is_some())))
+        })
+        .await?;
+    let (Some((word, _)), Some(flow)) = (started(&outcome), flow) else {
+        let failure = refused(outcome);
+        log(caller, "start refused", format_args!("{what}: {failure}"));
+        return Err(failure);
     };
-    let flow = daemon.flow(id).await?.ok_or_else(gone)?;
+    log(caller, word, what);
+    let status = if word == "started" { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Started { outcome: word.to_owned(), flow })))
+}
+
+/// What became of a START that was taken, and the flow's number.
+fn started(outcome: &Outcome) -> Option<(&'static str, FlowId)> {
+    match outcome {
+        Outcome::Started(id) => Some(("started", *id)),
+        Outcome::Updated(id) => Some(("updated", *id)),
+        Outcome::Refreshed(id) => Some(("refreshed", *id)),
+        _ => None,
+    }
 }
 
 async fn end(
     State(daemon): State<Daemon>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Body(request): Body<EndRequest>,
+    Extension(caller): Extension<Caller>,
+    Body(Object(request)): Body<Object<EndRequest>>,
 ) -> Answer<Json<Flow>> {
     let end = request.end()?;
-    log(caller, "end", format_args!("{:?}", end.which));
     let which = end.which;
     let registry = daemon.registry();
     let (before, outcome) = daemon
@@ -94,12 +130,18 @@ async fn end(
         })
         .await?;
     match (outcome, before) {
-        (Outcome::Ended(_), Some(flow)) => Ok(Json(flow)),
+        (Outcome::Ended(_), Some(flow)) => {
+            log(caller, "ended", format_args!("{} {} > {} ({})", flow.protocol, flow.src, flow.dst, flow.id));
+            Ok(Json(flow))
+        }
         (other, _) => Err(refused(other)),
     }
 }
 
-async fn find(State(daemon): State<Daemon>, Body(request): Body<FlowRequest>) -> Answer<Json<Flow>> {
+async fn find(
+    State(daemon): State<Daemon>,
+    Body(Object(request)): Body<Object<FlowRequest>>,
+) -> Answer<Json<Flow>> {
     let flow = request.flow().map_err(ModelError::from)?;
     let registry = daemon.registry();
     let found = daemon.core.ask(move |state| {
@@ -108,47 +150,44 @@ async fn find(State(daemon): State<Daemon>, Body(request): Body<FlowRequest>) ->
     found.await?.map(Json).ok_or_else(gone)
 }
 
-async fn show(State(daemon): State<Daemon>, Path(id): Path<String>) -> Answer<Json<Flow>> {
-    let id: FlowId = id.parse().map_err(|_| {
-        Failure::new(StatusCode::BAD_REQUEST, format!("{id:?} is not the number of a flow: see /v1/flows"))
+async fn show(State(daemon): State<Daemon>, id: Result<Path<String>, PathRejection>) -> Answer<Json<Flow>> {
+    let Path(text) = id.map_err(|e| Failure::malformed(e.body_text()))?;
+    let id = text.parse().map_err(|_| {
+        let text: String = text.chars().take(40).collect();
+        Failure::malformed(format!("{text:?} is not the number of a flow: see /v1/flows"))
     })?;
     daemon.flow(id).await?.map(Json).ok_or_else(gone)
 }
 
 async fn events(
     State(daemon): State<Daemon>,
-    ConnectInfo(caller): ConnectInfo<Caller>,
-    Body(requests): Body<Vec<EventRequest>>,
+    Extension(caller): Extension<Caller>,
+    Body(batch): Body<Batch>,
 ) -> Answer<Json<BatchResult>> {
-    if requests.len() > MAX_EVENTS {
-        let error = format!("{} events in one request: send at most {MAX_EVENTS}", requests.len());
+    if batch.beyond > 0 {
+        let error = format!("{} events in one request: send at most {MAX_EVENTS}", MAX_EVENTS + batch.beyond);
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error));
     }
     let registry = daemon.registry();
-    let mut result = BatchResult::default();
-    let mut reject = |index, error: String| {
-        result.rejected += 1;
-        if result.errors.len() < MAX_ERRORS {
-            result.errors.push(BatchError { index, error });
-        }
-    };
-    let mut accepted = Vec::with_capacity(requests.len());
-    for (index, request) in requests.iter().enumerate() {
+    let (mut taken, mut errors) = (Vec::with_capacity(batch.events.len()), Vec::new());
+    for (index, request) in batch.events.iter().enumerate() {
         match event(request, &registry) {
-            Ok(event) => accepted.push((index, event)),
-            Err(error) => reject(index, error.to_string()),
+            Ok(event) => taken.push((index, event)),
+            Err(error) => errors.push(BatchError { index, error: error.to_string() }),
         }
     }
-    let (indices, events): (Vec<_>, Vec<_>) = accepted.into_iter().unzip();
+    let (indices, events): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
     let outcomes = daemon.core.events(events).await?;
     for (index, outcome) in indices.into_iter().zip(outcomes) {
-        match outcome {
-            Outcome::Rejected(_) | Outcome::UnknownFlow => reject(index, refused(outcome).to_string()),
-            _ => result.accepted += 1,
+        if let Outcome::Rejected(_) | Outcome::UnknownFlow = outcome {
+            errors.push(BatchError { index, error: refused(outcome).to_string() });
         }
     }
-    log(caller, "events", format_args!("{} accepted, {} rejected", result.accepted, result.rejected));
-    Ok(Json(result))
+    let (rejected, accepted) = (errors.len(), batch.events.len() - errors.len());
+    log(caller, "events", format_args!("{accepted} accepted, {rejected} rejected"));
+    errors.sort_by_key(|error| error.index);
+    errors.truncate(MAX_ERRORS);
+    Ok(Json(BatchResult { accepted, rejected, errors }))
 }
 
 fn event(request: &EventRequest, registry: &Registry) -> Result<Event, ModelError> {
@@ -167,8 +206,12 @@ struct Filter {
     limit: Option<usize>,
 }
 
-async fn list(State(daemon): State<Daemon>, filter: Result<Query<Filter>, axum::extract::rejection::QueryRejection>) -> Answer<Json<Flows>> {
-    let Query(filter) = filter.map_err(|e| Failure::new(StatusCode::BAD_REQUEST, e.body_text()))?;
+async fn list(
+    State(daemon): State<Daemon>,
+    filter: Result<Query<Filter>, QueryRejection>,
+) -> Answer<Json<Flows>> {
+    let Query(filter) =
+        filter.map_err(|e| Failure::malformed(format!("the query is not understood: {}", root(&e))))?;
     let registry = daemon.registry();
     let experiment: Option<Experiment> =
         filter.experiment.map(|e| registry.resolve_experiment(&e)).transpose().map_err(ModelError::from)?;
@@ -216,7 +259,8 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
             (state.engine.len(), state.engine.settings().max_flows, engine, marker)
         })
         .await?;
-    let interfaces = marker.transpose().map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
+    let interfaces =
+        marker.transpose().map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -263,7 +307,10 @@ async fn openapi() -> impl IntoResponse {
 }
 
 fn gone() -> Failure {
-    Failure::new(StatusCode::NOT_FOUND, "there is no such flow: see /v1/flows")
+    Failure::new(
+        StatusCode::NOT_FOUND,
+        "there is no such flow: `flowtag flow list` (GET /v1/flows) shows all",
+    )
 }
 
 fn refused(outcome: Outcome) -> Failure {
@@ -287,11 +334,5 @@ impl Daemon {
             state.engine.get(id).map(|view| Flow::new(&view, &registry, state.marker.is_some()))
         });
         Ok(view.await?)
-    }
-}
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.error())
     }
 }

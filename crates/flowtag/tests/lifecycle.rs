@@ -1,0 +1,264 @@
+//! The daemon comes and goes: killed, restarted, reloaded, among others on the same interface; it leaves nothing.
+
+mod common;
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::cli;
+use common::daemon::{Daemon, binary};
+use common::hosts::{Hosts, between, one_label, seen, tag};
+use flowtag_kernel::mark::{HookChoice, Marker, Settings, Verdict};
+use flowtag_testbed::{Host, checked, require_root, wait_until};
+use nix::sys::signal::Signal;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn hooks() -> Vec<&'static str> {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
+    if btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS") { vec!["tcx", "clsact"] } else { vec!["clsact"] }
+}
+
+fn config(hook: &str) -> String {
+    format!("[mark]\ninterfaces = [\"eth*\"]\nhook = \"{hook}\"\n")
+}
+
+/// Sends datagrams of a flow until one arrives with its label, or fails.
+fn assert_marks(hosts: &Hosts, daemon: &Daemon) -> flowtag_wire::FlowLabel {
+    let (src, dst) = (hosts.src(40000), hosts.dst(5201));
+    cli::ok(daemon, &["flow", "start", "-t", "cms/Analysis Input", "udp", &src.to_string(), &dst.to_string()]);
+    let capture = hosts.b.capture("eth0", "udp port 5201").expect("capture");
+    hosts.udp(40000).send_to(b"is this marked?", dst).expect("sent");
+    capture.wait_for(1, LIMIT).expect("captured");
+    let label = one_label(&between(&seen(&capture.stop().expect("captured")), src, dst));
+    assert_eq!(label.tag(), Some(tag(3, 14)), "{label}");
+    label
+}
+
+/// What `tc` and `bpftool` see on the host's interface.
+fn attached(host: &Host) -> String {
+    let filters = checked(host.command("tc").args(["filter", "show", "dev", "eth0", "egress"])).expect("tc");
+    let qdiscs = checked(host.command("tc").args(["qdisc", "show", "dev", "eth0"])).expect("tc");
+    filters + &qdiscs
+}
+
+/// Somebody else's program on the interface: another marker without flows, which counts what it sees.
+fn neighbour(host: &Host, hook: &str) -> Marker {
+    let choice = if hook == "tcx" { HookChoice::Tcx } else { HookChoice::Clsact };
+    host.run(|| {
+        let settings = Settings { tc_priority: 9, ..Settings::default() };
+        let mut marker = Marker::load(&settings).expect("loads");
+        let eth0 = flowtag_kernel::link::find("eth0").expect("eth0");
+        marker.attach(&eth0, choice).expect("attaches");
+        marker
+    })
+    .expect("host")
+}
+
+fn packets_seen(marker: &Marker) -> u64 {
+    let counters = marker.counters().expect("counters");
+    counters.iter().flat_map(|c| &c.counts).filter(|(v, _)| *v != Verdict::Marked).map(|(_, c)| c.packets).sum()
+}
+
+#[test]
+fn a_killed_daemon_marks_again_after_the_next_start_and_a_clean_stop_leaves_nothing() {
+    require_root!();
+    for hook in hooks() {
+        println!("FEATURE restart after SIGKILL hook={hook}");
+        let hosts = Hosts::new("kill");
+        let before = attached(&hosts.a);
+        let daemon = hosts.daemon(&config(hook));
+        let label = assert_marks(&hosts, &daemon);
+        let dir = daemon.kill();
+        let daemon = Daemon::restart_with(dir, &config(hook), hosts.on_a());
+        assert_eq!(assert_marks(&hosts, &daemon), label, "the same entropy as before the kill");
+        let ended = daemon.stop();
+        assert!(ended.took < Duration::from_secs(1), "stopped after {:?}", ended.took);
+        assert_eq!(attached(&hosts.a), before, "{hook}: nothing is left");
+    }
+}
+
+#[test]
+fn a_killed_daemon_that_does_not_mark_there_any_more_leaves_nothing_either() {
+    require_root!();
+    let hosts = Hosts::new("moved");
+    hosts.bed.link(&hosts.a, "other0", &hosts.b, "other0").expect("a link");
+    let before = attached(&hosts.a);
+    let daemon = hosts.daemon(&config("clsact"));
+    let dir = daemon.kill();
+    assert_ne!(attached(&hosts.a), before, "a clsact filter survives its daemon");
+    let moved = "[mark]\ninterfaces = [\"other0\"]\nhook = \"clsact\"\n";
+    let mut daemon = Daemon::restart_with(dir, moved, hosts.on_a());
+    daemon.wait_for_log("removed what a killed flowtag left");
+    assert_eq!(attached(&hosts.a), before);
+    daemon.stop();
+}
+
+#[test]
+fn a_neighbour_on_the_interface_goes_on_before_during_and_after() {
+    require_root!();
+    for hook in hooks() {
+        let hosts = Hosts::new("neighbour");
+        let neighbour = neighbour(&hosts.a, hook);
+        let alone = attached(&hosts.a);
+        let daemon = hosts.daemon(&config(hook));
+        let before = packets_seen(&neighbour);
+        assert_marks(&hosts, &daemon);
+        assert!(packets_seen(&neighbour) > before, "{hook}: the neighbour sees the packets that we marked");
+        daemon.stop();
+        let before = packets_seen(&neighbour);
+        hosts.udp(40002).send_to(b"x", hosts.dst(5201)).expect("sent");
+        assert!(packets_seen(&neighbour) > before, "{hook}: and still does when we are gone");
+        assert_eq!(attached(&hosts.a), alone, "{hook}: its filter and qdisc are as they were");
+        hosts.a.run(|| drop(neighbour)).expect("host");
+    }
+}
+
+#[test]
+fn a_qdisc_of_somebody_else_is_not_removed() {
+    require_root!();
+    let hosts = Hosts::new("qdisc");
+    checked(hosts.a.command("tc").args(["qdisc", "add", "dev", "eth0", "clsact"])).expect("tc");
+    let before = attached(&hosts.a);
+    let daemon = hosts.daemon(&config("clsact"));
+    assert_marks(&hosts, &daemon);
+    daemon.stop();
+    assert_eq!(attached(&hosts.a), before);
+}
+
+#[test]
+fn interfaces_that_come_later_are_marked_on() {
+    require_root!();
+    let hosts = Hosts::new("hotplug");
+    let mut daemon = hosts.daemon("[mark]\ninterfaces = [\"auto\"]\n");
+    daemon.wait_for_log("marking on interface interface=\"eth0\"");
+    let later = hosts.bed.link(&hosts.a, "later0", &hosts.b, "later0").expect("a link");
+    daemon.wait_for_log("marking on interface interface=\"later0\"");
+    let (src, dst) = ((later.a.ipv6, 40000), (later.b.ipv6, 5201));
+    let capture = hosts.b.capture("later0", "udp").expect("capture");
+    let (from, to) = (common::hosts::plain(src.0, src.1), common::hosts::plain(dst.0, dst.1));
+    cli::ok(&daemon, &["flow", "start", "-t", "3/14", "udp", &from, &to]);
+    let socket = hosts.a.run(|| std::net::UdpSocket::bind(src)).expect("host").expect("bind");
+    socket.send_to(b"new interface", dst).expect("sent");
+    capture.wait_for(1, LIMIT).expect("captured");
+    let all = seen(&capture.stop().expect("captured"));
+    assert_eq!(one_label(&between(&all, src.into(), dst.into())).tag(), Some(tag(3, 14)));
+    hosts.a.ip(&["link", "del", "later0"]).expect("deleted");
+    daemon.wait_for_log("no longer marking on interface interface=\"later0\"");
+    hosts.a.ip(&["addr", "flush", "dev", "eth0", "scope", "global"]).expect("flushed");
+    daemon.wait_for_log("no longer marking on interface interface=\"eth0\"");
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_changes_what_it_can_and_a_bad_one_changes_nothing() {
+    require_root!();
+    let hosts = Hosts::new("reload");
+    let mut daemon = hosts.daemon(&config("auto"));
+    let label = assert_marks(&hosts, &daemon);
+    daemon.reload("[mark]\ninterfacse = [\"eth*\"]\n");
+    daemon.wait_for_log("did you mean `interfaces`?");
+    daemon.wait_for_log("the old one stays in force");
+    assert_eq!(assert_marks(&hosts, &daemon), label);
+    daemon.reload("[mark]\ninterfaces = [\"nothing*\"]\n[flows]\nmax = 7\n");
+    daemon.wait_for_log("no longer marking on interface");
+    daemon.wait_for_log("takes effect only with a restart");
+    assert_eq!(cli::json(&daemon, &["status"])["flows"], 1, "no flow is lost");
+    daemon.reload(&config("auto"));
+    wait_until("marking again", LIMIT, || {
+        Ok((daemon.log().matches("marking on interface interface=\"eth0\" hook").count() == 2).then_some(()))
+    })
+    .expect("marking again");
+    assert_eq!(assert_marks(&hosts, &daemon), label);
+    daemon.stop();
+}
+
+#[test]
+fn it_stops_within_a_second_while_events_pour_in() {
+    require_root!();
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let hosts = Hosts::new("load");
+        let daemon = hosts.daemon(&format!("{}[inputs.pipe]\nenabled = true\n", config("auto")));
+        let pipe = daemon.pipe();
+        let writer = std::thread::spawn(move || {
+            use std::io::Write;
+            let mut pipe = std::fs::OpenOptions::new().write(true).open(pipe)?;
+            for port in (1..60000).cycle() {
+                writeln!(pipe, "start tcp fd00:f1:1::1 {port} fd00:f1:1::2 5201 3 14")?;
+            }
+            Ok::<_, std::io::Error>(())
+        });
+        wait_until("events to pour in", LIMIT, || {
+            Ok((cli::json(&daemon, &["status"])["flows"].as_u64() > Some(1000)).then_some(()))
+        })
+        .expect("events pour in");
+        let ended = daemon.stop_with(signal);
+        assert!(ended.took < Duration::from_secs(1), "{signal} took {:?}", ended.took);
+        writer.join().expect("writer").expect_err("the pipe has no reader any more");
+    }
+}
+
+#[test]
+fn a_second_daemon_is_told_of_the_first() {
+    let daemon = Daemon::start("[mark]\nenabled = false\n");
+    let output = Command::new(binary()).args(["run", "-c"]).arg(daemon.dir().join("flowtag.toml")).output();
+    let output = output.expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("another flowtag runs"), "{stderr}");
+    cli::ok(&daemon, &["status"]);
+}
+
+#[test]
+fn capabilities_that_are_not_needed_are_given_up() {
+    require_root!();
+    let hosts = Hosts::new("caps");
+    let daemon = hosts.daemon(&config("auto"));
+    for task in std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("its threads") {
+        let status = std::fs::read_to_string(task.expect("a thread").path().join("status")).expect("status");
+        let value = |key: &str| {
+            let line = status.lines().find_map(|l| l.strip_prefix(key)).expect("a line");
+            u64::from_str_radix(line.trim(), 16).expect("hexadecimal")
+        };
+        // CAP_NET_ADMIN 12, CAP_PERFMON 38, CAP_BPF 39 (linux/capability.h).
+        let needed = 1 << 12 | 1 << 38 | 1 << 39;
+        for set in ["CapPrm:", "CapEff:", "CapBnd:"] {
+            assert_eq!(value(set), needed, "{set}");
+        }
+        assert_eq!(value("NoNewPrivs:"), 1);
+    }
+}
+
+#[test]
+fn a_full_table_is_told_and_counted_and_the_flows_in_it_go_on() {
+    require_root!();
+    let hosts = Hosts::new("full");
+    let daemon = hosts.daemon(&format!("{}[flows]\nmax = 2\n", config("auto")));
+    assert_marks(&hosts, &daemon);
+    cli::ok(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:1", "[fd00:f1:1::2]:1"]);
+    let third = cli::run(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:2", "[fd00:f1:1::2]:2"]);
+    let stderr = String::from_utf8_lossy(&third.stderr);
+    assert!(!third.status.success() && stderr.contains("full"), "{stderr}");
+    let status = cli::json(&daemon, &["status"]);
+    assert_eq!((&status["flows"], &status["engine"]["rejected_full"]), (&2.into(), &1.into()));
+    assert_marks(&hosts, &daemon);
+}
+
+#[test]
+fn a_silent_flow_is_ended_and_one_with_packets_is_not() {
+    require_root!();
+    let hosts = Hosts::new("idle");
+    let daemon = hosts.daemon(&format!("{}[flows]\nidle_limit = \"2s\"\n", config("auto")));
+    assert_marks(&hosts, &daemon);
+    cli::ok(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:1", "[fd00:f1:1::2]:1"]);
+    let socket = hosts.udp(40000);
+    let start = Instant::now();
+    wait_until("the silent flow to end", LIMIT, || {
+        socket.send_to(b"still here", hosts.dst(5201))?;
+        Ok((cli::json(&daemon, &["status"])["flows"] == 1).then_some(()))
+    })
+    .expect("the silent flow ends");
+    assert!(start.elapsed() > Duration::from_millis(1500), "not before its limit");
+    let (src, dst) = (hosts.src(40000).to_string(), hosts.dst(5201).to_string());
+    assert_eq!(cli::json(&daemon, &["flow", "list"])["src"], src);
+    cli::ok(&daemon, &["flow", "end", "udp", &src, &dst]);
+}

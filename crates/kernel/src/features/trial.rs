@@ -1,0 +1,198 @@
+//! Checks by doing: the marking program is loaded, and attached in a network namespace that nobody else sees.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use libbpf_rs::{ErrorKind, PrintLevel, set_print};
+use nix::sched::{CloneFlags, unshare};
+
+use super::process::Capabilities;
+use super::{AS_ROOT, Check, chain, hooks, system};
+use crate::mark::{HookChoice, Marker, Settings};
+use crate::{Error, link};
+
+/// Loads the marking program as the daemon would and lets go of it at once; not attached, it sees no packet.
+#[must_use]
+pub fn marking_program(settings: &Settings) -> Check {
+    const NAME: &str = "marking program";
+    let (result, said) = quietly(|| Marker::load(settings));
+    match result {
+        Ok(_) => Check::ok(NAME, format!("loads, with room for {} flows", settings.max_flows)),
+        Err(error) => not_loaded(NAME, &error, &said),
+    }
+}
+
+/// The verifier's refusals and those for want of a permission both come as EACCES: only the former have a log.
+fn not_loaded(name: &'static str, error: &Error, said: &str) -> Check {
+    let lacking = Capabilities::of_this_thread().lacking().join(", ");
+    match (verifier_verdict(said), error) {
+        (Some(verdict), _) => {
+            let fix = "run another kernel, and report this with the line \"kernel\": flowtag means to load on 5.10 and newer";
+            Check::missing(name, format!("refused by the verifier: {verdict}"), fix)
+        }
+        (None, Error::Load { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {
+            if lacking.is_empty() {
+                let fix = "allow bpf(2): no seccomp filter, no user namespace, on kernels before 5.11 enough memlock";
+                Check::missing(name, format!("not permitted in spite of all capabilities: {source:#}"), fix)
+            } else {
+                Check::unknown(name, format!("not permitted to this process, which lacks {lacking}"), AS_ROOT)
+            }
+        }
+        (None, Error::Load { source, .. }) => {
+            Check::missing(name, format!("does not load: {source:#}"), "see the lines on BTF and memlock")
+        }
+        (None, error) => Check::missing(name, chain(error), "see the lines on BTF and memlock"),
+    }
+}
+
+/// The line in which the verifier says what is wrong: the last of its log but for the statistics.
+fn verifier_verdict(said: &str) -> Option<&str> {
+    let (_, log) = said.split_once("BEGIN PROG LOAD LOG --")?;
+    let log = log.split("-- END PROG LOAD LOG").next()?;
+    let statistics = |line: &str| {
+        ["processed ", "verification time", "stack depth", "--"].iter().any(|start| line.starts_with(start))
+    };
+    log.lines().map(str::trim).rfind(|line| !line.is_empty() && !statistics(line))
+}
+
+/// Whether programs are compiled to machine code. Without, each packet costs several times more.
+#[must_use]
+pub fn jit() -> Check {
+    const NAME: &str = "JIT";
+    const KEY: &str = "net.core.bpf_jit_enable";
+    let off = |detail: String| Check::warn(NAME, detail, format!("sysctl -w {KEY}=1, and the same in /etc/sysctl.d"));
+    match std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable") {
+        Ok(value) if value.trim() == "0" => off(format!("off ({KEY} = 0): programs are interpreted, which is slow")),
+        Ok(value) => Check::ok(NAME, format!("on ({KEY} = {})", value.trim())),
+        // Only the first network namespace shows the key, and only to root: look at a program instead.
+        Err(e) => match is_compiled() {
+            Some(true) => Check::ok(NAME, "on: a program that was loaded is machine code"),
+            Some(false) => off("off: a program that was loaded is not machine code".into()),
+            None => Check::unknown(NAME, format!("{KEY} cannot be read ({e})"), AS_ROOT),
+        },
+    }
+}
+
+fn is_compiled() -> Option<bool> {
+    let settings = Settings { max_flows: 1, ..Settings::default() };
+    let marker = quietly(|| Marker::load(&settings)).0.ok()?;
+    let info = hooks::info(marker.mark_program().as_fd()).ok()?;
+    Some(info.is_compiled)
+}
+
+/// Whether the marking program can be attached by tcx: kernel 6.6, or one with it backported.
+#[must_use]
+pub fn tcx() -> Check {
+    const NAME: &str = "tcx";
+    const FIX: &str = "kernel 6.6 and newer have it; leave mark.hook at \"auto\" or set \"clsact\"";
+    let absent = || Check::missing(NAME, "this kernel does not have it", FIX);
+    match attach_in_private(HookChoice::Tcx) {
+        Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
+        Err(Obstacle::Refused(e)) if e.raw_os_error() == Some(libc::EINVAL) => absent(),
+        Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
+        Err(Obstacle::NotTried(_)) if system::knows_tcx() == Some(false) => absent(),
+        Err(Obstacle::NotTried(why)) => {
+            let hint = if system::knows_tcx().is_some() { "; the kernel's BTF has it" } else { "" };
+            Check::unknown(NAME, format!("not tried: {why}{hint}"), AS_ROOT)
+        }
+    }
+}
+
+/// Whether the marking program can be attached as a filter of a clsact qdisc.
+#[must_use]
+pub fn clsact() -> Check {
+    const NAME: &str = "clsact";
+    const FIX: &str = "modprobe -a sch_ingress cls_bpf, or a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
+    match attach_in_private(HookChoice::Clsact) {
+        Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
+        Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
+        Err(Obstacle::NotTried(why)) => Check::unknown(NAME, format!("not tried: {why}"), AS_ROOT),
+    }
+}
+
+/// Why nothing was attached.
+#[derive(Debug)]
+enum Obstacle {
+    /// It could not be tried: says nothing about the hook.
+    NotTried(String),
+    /// The kernel said no to the hook.
+    Refused(io::Error),
+}
+
+/// Attaches to the loopback interface of a namespace that lives as long as this call. On a thread of its own, which
+/// ends with it: the caller stays where it is.
+fn attach_in_private(choice: HookChoice) -> Result<(), Obstacle> {
+    let trial = thread::Builder::new().name("hook-trial".into()).spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
+            Obstacle::NotTried(format!("a network namespace to try it in cannot be made ({})", e.desc()))
+        })?;
+        quietly(|| attach_to_loopback(choice)).0
+    });
+    let trial = trial.map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})")))?;
+    trial.join().unwrap_or_else(|_| Err(Obstacle::NotTried("the trial broke off".into())))
+}
+
+fn attach_to_loopback(choice: HookChoice) -> Result<(), Obstacle> {
+    let not_tried = |e: Error| Obstacle::NotTried(chain(&e));
+    let loopback = link::find("lo").map_err(not_tried)?;
+    let settings = Settings { max_flows: 1, ..Settings::default() };
+    let mut marker = Marker::load(&settings)
+        .map_err(|_| Obstacle::NotTried("the marking program does not load (see there)".into()))?;
+    match marker.attach(&loopback, choice) {
+        Ok(_) => Ok(()),
+        Err(Error::Attach { source, .. }) => Err(Obstacle::Refused(source)),
+        Err(error) => Err(not_tried(error)),
+    }
+}
+
+/// One at a time: what libbpf prints is per process.
+static TURN: Mutex<()> = Mutex::new(());
+static SAID: Mutex<String> = Mutex::new(String::new());
+
+/// Does something, and gives what libbpf would have printed meanwhile.
+fn quietly<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let _turn = locked(&TURN);
+    locked(&SAID).clear();
+    let before = set_print(Some((PrintLevel::Info, |_, text| locked(&SAID).push_str(&text))));
+    let result = work();
+    set_print(before);
+    (result, std::mem::take(&mut locked(&SAID)))
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Printed by libbpf 1.7 for a program that returns without setting R0.
+    const LOG: &str = "libbpf: prog 'flowtag_mark': BPF program load failed: -EACCES\n\
+        libbpf: prog 'flowtag_mark': -- BEGIN PROG LOAD LOG --\n\
+        0: R1=ctx() R10=fp0\n\
+        ; return x; @ mark.bpf.c:7\n\
+        0: (95) exit\n\
+        R0 !read_ok\n\
+        processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n\
+        -- END PROG LOAD LOG --\n\
+        libbpf: prog 'flowtag_mark': failed to load: -EACCES\n";
+
+    #[test]
+    fn the_verifiers_verdict_is_the_last_line_before_its_statistics() {
+        assert_eq!(verifier_verdict(LOG), Some("R0 !read_ok"));
+        for none in ["", "libbpf: failed\n", "-- BEGIN PROG LOAD LOG --\n-- END PROG LOAD LOG --", "BEGIN PROG LOAD LOG --"] {
+            assert_eq!(verifier_verdict(none), None, "{none:?}");
+        }
+    }
+
+    #[test]
+    fn what_libbpf_prints_is_kept_and_printing_restored() {
+        let before = libbpf_rs::get_print().map(|(level, _)| level);
+        let (value, said) = quietly(|| 7);
+        assert_eq!((value, said.as_str()), (7, ""));
+        assert_eq!(libbpf_rs::get_print().map(|(level, _)| level), before);
+    }
+}
