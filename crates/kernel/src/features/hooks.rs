@@ -139,9 +139,11 @@ mod tests {
 
     #[test]
     fn names_end_at_the_zero_byte_or_the_end() {
-        for (bytes, expected) in
-            [(&b"flowtag_mark\0\0\0\0"[..], "flowtag_mark"), (b"0123456789abcdef", "0123456789abcdef"), (b"", "")]
-        {
+        for (bytes, expected) in [
+            (&b"flowtag_mark\0\0\0\0"[..], "flowtag_mark"),
+            (b"0123456789abcdef", "0123456789abcdef"),
+            (b"", ""),
+        ] {
             assert_eq!(text(bytes), expected);
         }
     }

@@ -54,7 +54,9 @@ pub fn capabilities() -> Check {
     if !lacking.is_empty() {
         let lacking = lacking.join(", ");
         return if geteuid().is_root() {
-            let fix = format!("start the container or unit with {lacking} (docker --cap-add, CapabilityBoundingSet=)");
+            let fix = format!(
+                "start the container or unit with {lacking} (docker --cap-add, CapabilityBoundingSet=)"
+            );
             Check::missing(NAME, format!("this process is root without {lacking}"), fix)
         } else {
             Check::unknown(NAME, format!("not root, and without {lacking}, which the daemon needs"), AS_ROOT)
@@ -82,7 +84,9 @@ fn maps_everybody(map: &str) -> bool {
 pub fn memlock() -> Check {
     const NAME: &str = "memlock";
     match system::counts_memlock() {
-        None => Check::unknown(NAME, "without BTF it is not known how this kernel counts memory", system::BTF_FIX),
+        None => {
+            Check::unknown(NAME, "without BTF it is not known how this kernel counts memory", system::BTF_FIX)
+        }
         Some(false) => Check::ok(NAME, "no limit: this kernel counts the memory of programs by cgroup"),
         Some(true) => match getrlimit(Resource::RLIMIT_MEMLOCK) {
             Ok((limit, _)) => judge_memlock(limit, Capabilities::of_this_thread().has(SYS_RESOURCE)),

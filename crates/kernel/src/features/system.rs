@@ -34,10 +34,14 @@ pub fn btf() -> Check {
     const NAME: &str = "BTF";
     match (fs::metadata(VMLINUX), Btf::from_vmlinux()) {
         (Ok(file), Ok(_)) => Check::ok(NAME, format!("{VMLINUX}, {} KiB", file.len() / 1024)),
-        (Ok(_), Err(e)) => Check::missing(NAME, format!("{VMLINUX} is there but not usable: {}", chain(&e)), BTF_FIX),
-        (Err(e), _) if e.kind() == io::ErrorKind::NotFound => {
-            Check::missing(NAME, format!("no {VMLINUX}: this kernel has none, or /sys is not mounted"), BTF_FIX)
+        (Ok(_), Err(e)) => {
+            Check::missing(NAME, format!("{VMLINUX} is there but not usable: {}", chain(&e)), BTF_FIX)
         }
+        (Err(e), _) if e.kind() == io::ErrorKind::NotFound => Check::missing(
+            NAME,
+            format!("no {VMLINUX}: this kernel has none, or /sys is not mounted"),
+            BTF_FIX,
+        ),
         (Err(e), _) => Check::unknown(NAME, format!("{VMLINUX} cannot be looked at ({e})"), AS_ROOT),
     }
 }
@@ -61,9 +65,10 @@ pub fn lockdown() -> Check {
     const NAME: &str = "lockdown";
     match fs::read_to_string("/sys/kernel/security/lockdown") {
         Ok(modes) => match chosen(&modes) {
-            Some("confidentiality") => {
-                Check::ok(NAME, "confidentiality: programs that read the kernel's memory are refused; marking is not")
-            }
+            Some("confidentiality") => Check::ok(
+                NAME,
+                "confidentiality: programs that read the kernel's memory are refused; marking is not",
+            ),
             Some(mode) => Check::ok(NAME, mode),
             None => Check::ok(NAME, format!("{:?}, which is not understood", modes.trim())),
         },

@@ -62,9 +62,13 @@ fn verifier_verdict(said: &str) -> Option<&str> {
 pub fn jit() -> Check {
     const NAME: &str = "JIT";
     const KEY: &str = "net.core.bpf_jit_enable";
-    let off = |detail: String| Check::warn(NAME, detail, format!("sysctl -w {KEY}=1, and the same in /etc/sysctl.d"));
+    let off = |detail: String| {
+        Check::warn(NAME, detail, format!("sysctl -w {KEY}=1, and the same in /etc/sysctl.d"))
+    };
     match std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable") {
-        Ok(value) if value.trim() == "0" => off(format!("off ({KEY} = 0): programs are interpreted, which is slow")),
+        Ok(value) if value.trim() == "0" => {
+            off(format!("off ({KEY} = 0): programs are interpreted, which is slow"))
+        }
         Ok(value) => Check::ok(NAME, format!("on ({KEY} = {})", value.trim())),
         // Only the first network namespace shows the key, and only to root: look at a program instead.
         Err(e) => match is_compiled() {
@@ -104,7 +108,8 @@ pub fn tcx() -> Check {
 #[must_use]
 pub fn clsact() -> Check {
     const NAME: &str = "clsact";
-    const FIX: &str = "modprobe -a sch_ingress cls_bpf, or a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
+    const FIX: &str =
+        "modprobe -a sch_ingress cls_bpf, or a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
     match attach_in_private(HookChoice::Clsact) {
         Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
         Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
@@ -130,7 +135,8 @@ fn attach_in_private(choice: HookChoice) -> Result<(), Obstacle> {
         })?;
         quietly(|| attach_to_loopback(choice)).0
     });
-    let trial = trial.map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})")))?;
+    let trial =
+        trial.map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})")))?;
     trial.join().unwrap_or_else(|_| Err(Obstacle::NotTried("the trial broke off".into())))
 }
 
@@ -183,7 +189,12 @@ mod tests {
     #[test]
     fn the_verifiers_verdict_is_the_last_line_before_its_statistics() {
         assert_eq!(verifier_verdict(LOG), Some("R0 !read_ok"));
-        for none in ["", "libbpf: failed\n", "-- BEGIN PROG LOAD LOG --\n-- END PROG LOAD LOG --", "BEGIN PROG LOAD LOG --"] {
+        for none in [
+            "",
+            "libbpf: failed\n",
+            "-- BEGIN PROG LOAD LOG --\n-- END PROG LOAD LOG --",
+            "BEGIN PROG LOAD LOG --",
+        ] {
             assert_eq!(verifier_verdict(none), None, "{none:?}");
         }
     }

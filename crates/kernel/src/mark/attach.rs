@@ -154,9 +154,9 @@ fn refuse_foreign_handle(interface: &Interface, priority: u16) -> Result<()> {
     Ok(())
 }
 
-/// The kernel cuts names of programs to 15 bytes; tc filters carry what the loader said.
+/// libbpf names a filter after its program and the program's number: `flowtag_mark:[42]`.
 fn has_our_name(filter: &tc::Filter) -> bool {
-    filter.name.as_deref().is_some_and(|n| PROGRAM.starts_with(n) && !n.is_empty())
+    filter.name.as_deref().and_then(|name| name.split(':').next()) == Some(PROGRAM)
 }
 
 fn remove_filter(interface: &Interface, priority: u16) -> Result<()> {

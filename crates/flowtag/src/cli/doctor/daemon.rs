@@ -58,12 +58,14 @@ fn judge(socket: Socket, lock: Lock, config: &Config) -> (Check, Option<bool>) {
         (Socket::Answers { pid, version }, _) => {
             (Check::ok(NAME, format!("runs: flowtag {version}, pid {pid}")), Some(true))
         }
-        (Socket::Off, Lock::HeldBy(pid)) => {
-            (Check::ok(NAME, format!("runs: pid {pid}, without a control socket (inputs.control)")), Some(true))
-        }
-        (Socket::Forbidden, Lock::HeldBy(pid)) => {
-            (Check::ok(NAME, format!("runs: pid {pid}; its control socket is not open to this user")), Some(true))
-        }
+        (Socket::Off, Lock::HeldBy(pid)) => (
+            Check::ok(NAME, format!("runs: pid {pid}, without a control socket (inputs.control)")),
+            Some(true),
+        ),
+        (Socket::Forbidden, Lock::HeldBy(pid)) => (
+            Check::ok(NAME, format!("runs: pid {pid}; its control socket is not open to this user")),
+            Some(true),
+        ),
         (Socket::Fails(why), Lock::HeldBy(pid)) => (silent(&pid, &why), Some(true)),
         (Socket::Absent | Socket::Stale, Lock::HeldBy(pid)) => {
             (silent(&pid, "nobody listens at inputs.control.path"), Some(true))
@@ -74,9 +76,10 @@ fn judge(socket: Socket, lock: Lock, config: &Config) -> (Check, Option<bool>) {
             (stopped(&format!("{left} in {dir} is harmless, the next start takes it over")), Some(false))
         }
         (Socket::Fails(why), _) => (Check::warn(NAME, why, "see inputs.control in the configuration"), None),
-        (_, Lock::Unknown(why)) => {
-            (Check::unknown(NAME, format!("not known whether it runs: {why}"), "run `flowtag doctor` as root"), None)
-        }
+        (_, Lock::Unknown(why)) => (
+            Check::unknown(NAME, format!("not known whether it runs: {why}"), "run `flowtag doctor` as root"),
+            None,
+        ),
         (Socket::Forbidden, _) => {
             let detail = "not known whether it runs: its control socket is not open to this user, nobody holds the lock";
             (Check::unknown(NAME, detail, "run `flowtag doctor` as root"), None)

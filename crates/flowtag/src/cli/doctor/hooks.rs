@@ -41,7 +41,8 @@ fn instead_of_tcx(tcx: Check) -> Check {
     if tcx.status != Status::Missing {
         return tcx;
     }
-    let remedy = "none needed; kernel 6.6 and newer have tcx, which leaves nothing behind when flowtag is killed";
+    let remedy =
+        "none needed; kernel 6.6 and newer have tcx, which leaves nothing behind when flowtag is killed";
     Check { remedy: Some(remedy.into()), ..unneeded(tcx, "clsact is used instead") }
 }
 

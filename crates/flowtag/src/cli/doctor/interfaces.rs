@@ -55,7 +55,11 @@ pub(super) fn checks(config: &Config, used: Option<Hook>, running: Option<bool>)
         (Ok(interfaces), Ok(addresses)) => (interfaces, addresses),
         (Err(error), _) | (_, Err(error)) => {
             let detail = super::super::output::chain(&error.into());
-            return vec![Check::unknown("interfaces", detail, "is netlink (AF_NETLINK) allowed to this process?")];
+            return vec![Check::unknown(
+                "interfaces",
+                detail,
+                "is netlink (AF_NETLINK) allowed to this process?",
+            )];
         }
     };
     let chosen: Vec<_> = interfaces.iter().map(|i| choose(config, i, &addresses)).collect();
@@ -90,7 +94,11 @@ fn selection(config: &Config, interfaces: &[Interface], chosen: &[(Chosen, bool)
         checks.push(Check::ok(KEY, format!("chooses {}", marked.join(", "))));
     } else if checks.is_empty() {
         let detail = "chooses no interface: nothing is marked until one appears that it matches";
-        checks.push(Check::warn(KEY, detail, "give an interface a global IPv6 address, or name interfaces there"));
+        checks.push(Check::warn(
+            KEY,
+            detail,
+            "give an interface a global IPv6 address, or name interfaces there",
+        ));
     }
     checks
 }
@@ -115,10 +123,14 @@ fn interface(interface: &Interface, chosen: Chosen, global: bool) -> Check {
         let kind = format!("link type {} (ARPHRD) is not supported", interface.link_type);
         let fix = "mark on the Ethernet or tunnel device that carries its packets, or take it out of mark.interfaces";
         return match chosen {
-            Chosen::ByName => {
-                Check::missing(name, format!("{kind}, {address}; named in mark.interfaces, so the daemon would not start"), fix)
+            Chosen::ByName => Check::missing(
+                name,
+                format!("{kind}, {address}; named in mark.interfaces, so the daemon would not start"),
+                fix,
+            ),
+            Chosen::ByPattern => {
+                Check::warn(name, format!("{kind}, {address}; the daemon would skip it"), fix)
             }
-            Chosen::ByPattern => Check::warn(name, format!("{kind}, {address}; the daemon would skip it"), fix),
             Chosen::Off | Chosen::No => Check::ok(name, format!("{kind}, {address}; {plan}")),
         };
     };
@@ -155,7 +167,11 @@ fn programs(interfaces: &[Interface], chosen: &[(Chosen, bool)], context: Contex
     match failed {
         Some(error) => {
             let detail = super::super::output::chain(&error.into()).replace("\n  because: ", ": ");
-            checks.push(Check::unknown(NAME, format!("not all can be listed: {detail}"), "run `flowtag doctor` as root"));
+            checks.push(Check::unknown(
+                NAME,
+                format!("not all can be listed: {detail}"),
+                "run `flowtag doctor` as root",
+            ));
         }
         None if checks.is_empty() => {
             checks.push(Check::ok(NAME, "none on the ingress or egress of any interface"));
@@ -166,7 +182,12 @@ fn programs(interfaces: &[Interface], chosen: &[(Chosen, bool)], context: Contex
 }
 
 /// One direction of one interface, with at least one program.
-fn hook(interface: &Interface, direction: Direction, programs: &[&AttachedProgram], context: Context) -> Check {
+fn hook(
+    interface: &Interface,
+    direction: Direction,
+    programs: &[&AttachedProgram],
+    context: Context,
+) -> Check {
     let way = match direction {
         Direction::Ingress => "ingress",
         Direction::Egress => "egress",
@@ -183,7 +204,9 @@ fn hook(interface: &Interface, direction: Direction, programs: &[&AttachedProgra
     }
     match obstacle(programs, context) {
         None => Check::ok(name, shown),
-        Some((problem, fix)) if problem.fatal => Check::missing(name, format!("{shown}; {}", problem.text), fix),
+        Some((problem, fix)) if problem.fatal => {
+            Check::missing(name, format!("{shown}; {}", problem.text), fix)
+        }
         Some((problem, fix)) => Check::warn(name, format!("{shown}; {}", problem.text), fix),
     }
 }
@@ -218,19 +241,23 @@ fn obstacle(programs: &[&AttachedProgram], context: Context) -> Option<(Problem,
             let ours = programs.iter().position(|p| p.is_ours())?;
             let before = programs[..ours].iter().any(|p| !p.is_ours());
             let text = "what runs before flowtag may hide packets from it";
-            before.then(|| (Problem { text, fatal: false }, format!("restart flowtag, which goes to the head; or {PASS}")))
+            before.then(|| {
+                (
+                    Problem { text, fatal: false },
+                    format!("restart flowtag, which goes to the head; or {PASS}"),
+                )
+            })
         }
         Hook::Clsact => {
-            let taken = |p: &&&AttachedProgram| {
-                matches!(&p.place, Place::Clsact { priority, kind } if *priority == context.priority && kind != "bpf")
-            };
+            let taken = |p: &&&AttachedProgram| matches!(&p.place, Place::Clsact { priority, kind } if *priority == context.priority && kind != "bpf");
             if foreign().any(|p| taken(&p)) {
                 let text = "a filter of another kind has flowtag's priority, so flowtag cannot attach";
                 return Some((Problem { text, fatal: true }, "set mark.tc_priority to a free one".into()));
             }
             let before = foreign().filter_map(|p| before_ours(&p.place, context.priority)).min()?;
             let text = "what runs before flowtag may hide packets from it";
-            let lower = if before > 1 { format!("set mark.tc_priority below {before}; or ") } else { String::new() };
+            let lower =
+                if before > 1 { format!("set mark.tc_priority below {before}; or ") } else { String::new() };
             Some((Problem { text, fatal: false }, format!("{lower}{PASS}")))
         }
     }
@@ -338,7 +365,8 @@ mod tests {
     #[test]
     fn what_is_attached_without_a_daemon_was_left_behind() {
         let ours = filter(7, "bpf", Some("flowtag_mark:[2]"));
-        for (running, expected) in [(Some(false), Status::Warn), (Some(true), Status::Ok), (None, Status::Ok)] {
+        for (running, expected) in [(Some(false), Status::Warn), (Some(true), Status::Ok), (None, Status::Ok)]
+        {
             let context = Context { used: Some(Hook::Clsact), priority: 7, running };
             let check = hook(&device("eth0", ETHERNET), Direction::Egress, &[&ours], context);
             assert_eq!(check.status, expected, "{running:?}");

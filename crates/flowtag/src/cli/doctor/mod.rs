@@ -35,7 +35,11 @@ pub(crate) struct Doctor {
 impl Doctor {
     pub(crate) fn run(self, json: bool) -> Result<()> {
         let checks = examine(self.config.as_deref())?;
-        if json { report::json(&checks)? } else { report::print(&checks)? }
+        if json {
+            report::json(&checks)?
+        } else {
+            report::print(&checks)?
+        }
         if !report::is_ok(&checks) {
             // The report has said it all: an error message would only repeat it.
             process::exit(1);
@@ -92,7 +96,9 @@ fn unusable(error: &ConfigError, root: bool) -> Check {
     const NAME: &str = "configuration";
     const INSTEAD: &str = "; the lines below are for the built-in defaults";
     match error {
-        ConfigError::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied && !root => {
+        ConfigError::Read { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied && !root =>
+        {
             Check::unknown(NAME, format!("{error} ({source}){INSTEAD}"), "run `flowtag doctor` as root")
         }
         ConfigError::Read { source, .. } => {

@@ -141,7 +141,8 @@ mod tests {
     #[test]
     fn a_remedy_stands_below_the_detail() {
         let check = Check::missing("tcx", "not there", "get a kernel");
-        let expected = ["missing tcx                not there", "                           fix: get a kernel"];
+        let expected =
+            ["missing tcx                not there", "                           fix: get a kernel"];
         assert_eq!(lines(&check, false), expected);
         assert_eq!(lines(&Check::ok("tcx", ""), false), ["ok      tcx"]);
     }
@@ -167,7 +168,10 @@ mod tests {
             (&[ok, warn.clone()], "all that the configuration asks for works; 1 warning"),
             (&[unknown.clone(), unknown], "all that could be checked works; 2 could not be checked"),
             (&[missing.clone()], "1 thing that the configuration asks for is missing"),
-            (&[missing.clone(), missing, warn], "2 things that the configuration asks for are missing; 1 warning"),
+            (
+                &[missing.clone(), missing, warn],
+                "2 things that the configuration asks for are missing; 1 warning",
+            ),
         ] {
             assert_eq!(summary(checks), expected);
         }
