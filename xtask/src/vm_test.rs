@@ -25,6 +25,8 @@ use crate::vm::kernel::{Arch, KERNELS, Kernel};
 use crate::vm::{self, CopiedFile, Request, quote};
 use results::{Outcome, Reader, Report, TestResult};
 
+/// Whose integration tests are meant if nobody says.
+const PACKAGE: &str = "flowtag";
 /// Seconds that one test may take in the guest.
 const TEST_LIMIT: u32 = 300;
 
@@ -50,7 +52,7 @@ pub(crate) struct Args {
     #[arg(long = "test", value_name = "NAME")]
     tests: Vec<String>,
     /// The package whose tests are run; its program is /NAME in the guest, and FLOWTAG_BIN says so.
-    #[arg(short, long, default_value = "flowtag")]
+    #[arg(short, long, default_value = PACKAGE)]
     package: String,
     /// Copies a file into each guest.
     #[arg(short, long = "file", value_name = "SRC[:DST]")]
@@ -165,20 +167,26 @@ impl Plan<'_> {
 }
 
 fn plan<'a>(root: &Path, args: &'a Args) -> Result<Plan<'a>> {
-    let results = root.join("target/vm");
+    let results = root.join(results_directory(args));
     fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
     let binaries = test_binaries(root, args)?;
     let mut files = args.files.clone();
     let mut env = vec!["FLOWTAG_VM=1".into()];
     env.extend(std::env::var("CI").map(|v| format!("CI={v}")));
     for program in build(root, &["build", "--package", &args.package], "bin")? {
-        env.extend((program.name == "flowtag").then(|| "FLOWTAG_BIN=/flowtag".to_owned()));
+        env.extend((program.name == PACKAGE).then(|| "FLOWTAG_BIN=/flowtag".to_owned()));
         files.push(CopiedFile { from: program.path, to: format!("/{}", program.name) });
     }
     let in_guest = |b: &Binary| CopiedFile { from: b.path.clone(), to: format!("/tests/{}", b.name) };
     files.extend(binaries.iter().map(in_guest));
     env.extend(args.env.iter().cloned());
     Ok(Plan { args, binaries, files, env, results })
+}
+
+/// Results of a part of the tests are kept apart: nobody shall take them for all.
+fn results_directory(args: &Args) -> &'static str {
+    let whole = args.package == PACKAGE && args.tests.is_empty() && args.filter.is_none();
+    if whole { "target/vm" } else { "target/vm/partial" }
 }
 
 fn test_binaries(root: &Path, args: &Args) -> Result<Vec<Binary>> {

@@ -219,6 +219,19 @@ fn a_running_daemon_is_found_and_what_a_killed_one_left() {
 }
 
 #[test]
+fn our_own_program_is_told_from_others_by_either_hook() {
+    require_root!();
+    let hosts = Hosts::new("doctor-ours");
+    let daemon = hosts.daemon("[mark]\ninterfaces = [\"eth0\"]");
+    let report = Report::of(doctor(&hosts.a, &daemon.dir().join("flowtag.toml")));
+    report.assert_ok(true);
+    let shown =
+        if used_hook(&report) == "tcx" { "tcx flowtag_mark (id " } else { "clsact bpf flowtag_mark:[" };
+    report.assert("egress eth0", "ok", shown);
+    report.assert("egress eth0", "ok", "= flowtag");
+}
+
+#[test]
 fn a_daemon_without_control_socket_is_found_by_its_lock() {
     require_root!();
     let hosts = Hosts::new("doctor-lock");

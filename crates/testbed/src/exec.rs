@@ -4,6 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::host::SYSFS;
+
 /// Runs a command to its end and gives its standard output.
 ///
 /// # Errors
@@ -19,8 +21,10 @@ pub fn checked(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
-/// The command as one would type it, near enough.
+/// The command as one would type it on its host, near enough.
 pub(crate) fn line(command: &Command) -> String {
-    let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    let all: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    // After the script that enters the host come the shell's name and the program.
+    let own = all.iter().position(|word| *word == SYSFS).and_then(|script| all.get(script + 2..));
+    own.unwrap_or(&all).iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

@@ -20,7 +20,7 @@ use crate::wait::{WAIT, wait_until};
 
 /// Shows the namespace's interfaces in /sys and keeps all else that is mounted below it (cgroups, bpf, tracing),
 /// which `ip netns exec` would hide. The new sysfs first stands on /sys/class/net, so no other place is needed.
-const SYSFS: &str = "n=/sys/class/net
+pub(crate) const SYSFS: &str = "n=/sys/class/net
 mount -t sysfs sysfs $n && mount -o bind $n/devices/virtual/net /sys/devices/virtual/net &&
 mount -o bind $n/class/net $n || { echo 'flowtag-testbed: cannot mount the /sys of the namespace' >&2; exit 126; }
 exec \"$@\"";

@@ -320,7 +320,8 @@ fn output_and_exit_status_are_kept() -> Result<()> {
     let ended = a.spawn(sleep)?.stop(Signal::SIGTERM)?;
     ensure!(!ended.status.success());
     let mut never = a.spawn(a.command("true"))?;
-    ensure!(never.wait_for_output("something", WAIT).is_err(), "it ends without writing anything");
+    let error = never.wait_for_output("something", WAIT).expect_err("it ends without writing anything");
+    ensure!(format!("{error:#}").contains("`true` ended before it wrote"), "{error:#}");
     Ok(())
 }
 

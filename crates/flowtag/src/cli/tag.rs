@@ -23,15 +23,18 @@ use super::output;
 const TCP: u8 = 6;
 
 /// Convert tags between names, numbers and encodings.
-///
-/// A tag is an experiment (1 to 511) and an activity (1 to 63). It has three encodings that are easily mixed up:
-/// the pair (fireflies, configuration), the scitag integer (HTTP header SciTag, scitag.flow, FTS, gfal), and the
-/// flow label (IPv6 header). Each line says which one it is.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(
+    after_help = "A tag is an experiment (1 to 511) and an activity (1 to 63). It is written in three ways that are\n\
+    easily mixed up, so each line says which it is:\n  \
+    pair            fireflies, configuration\n  \
+    scitag integer  HTTP header SciTag, scitag.flow of XRootD, FTS, gfal\n  \
+    flow label      IPv6 header\n\n\
+    Examples:\n  \
     flowtag tag encode 'cms/Analysis Input'\n  \
     flowtag tag decode 0x30038\n  \
-    flowtag tag list cms")]
+    flowtag tag list cms"
+)]
 pub(crate) struct Tag {
     #[command(subcommand)]
     command: Command,

@@ -1,6 +1,7 @@
 //! What the integration tests share. Each test binary uses a part of it.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::missing_panics_doc)]
 
+pub mod api;
 pub mod cli;
 pub mod daemon;
 pub mod hosts;

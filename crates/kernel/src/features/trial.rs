@@ -7,6 +7,7 @@ use std::thread;
 
 use libbpf_rs::{ErrorKind, PrintLevel, set_print};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
 
 use super::process::Capabilities;
 use super::{AS_ROOT, Check, chain, hooks, system};
@@ -37,7 +38,11 @@ fn not_loaded(name: &'static str, error: &Error, said: &str) -> Check {
                 let fix = "allow bpf(2): no seccomp filter, no user namespace, on kernels before 5.11 enough memlock";
                 Check::missing(name, format!("not permitted in spite of all capabilities: {source:#}"), fix)
             } else {
-                Check::unknown(name, format!("not permitted to this process, which lacks {lacking}"), AS_ROOT)
+                Check::unknown(
+                    name,
+                    format!("not permitted to this process, which lacks {lacking}"),
+                    to_load(),
+                )
             }
         }
         (None, Error::Load { source, .. }) => {
@@ -45,6 +50,11 @@ fn not_loaded(name: &'static str, error: &Error, said: &str) -> Check {
         }
         (None, error) => Check::missing(name, chain(error), "see the lines on BTF and memlock"),
     }
+}
+
+/// What to do where a permission is lacking; a root that lacks one is told so elsewhere.
+fn to_load() -> &'static str {
+    if geteuid().is_root() { "see the line on capabilities" } else { AS_ROOT }
 }
 
 /// The line in which the verifier says what is wrong: the last of its log but for the statistics.
@@ -86,6 +96,9 @@ fn is_compiled() -> Option<bool> {
     Some(info.is_compiled)
 }
 
+/// What to do where nothing could be tried: making a network namespace takes CAP_SYS_ADMIN.
+const TO_TRY: &str = "run `flowtag doctor` as root, with CAP_SYS_ADMIN";
+
 /// Whether the marking program can be attached by tcx: kernel 6.6, or one with it backported.
 #[must_use]
 pub fn tcx() -> Check {
@@ -96,10 +109,10 @@ pub fn tcx() -> Check {
         Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
         Err(Obstacle::Refused(e)) if e.raw_os_error() == Some(libc::EINVAL) => absent(),
         Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
-        Err(Obstacle::NotTried(_)) if system::knows_tcx() == Some(false) => absent(),
-        Err(Obstacle::NotTried(why)) => {
+        Err(Obstacle::NotTried(..)) if system::knows_tcx() == Some(false) => absent(),
+        Err(Obstacle::NotTried(why, fix)) => {
             let hint = if system::knows_tcx().is_some() { "; the kernel's BTF has it" } else { "" };
-            Check::unknown(NAME, format!("not tried: {why}{hint}"), AS_ROOT)
+            Check::unknown(NAME, format!("not tried: {why}{hint}"), fix)
         }
     }
 }
@@ -113,15 +126,15 @@ pub fn clsact() -> Check {
     match attach_in_private(HookChoice::Clsact) {
         Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
         Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
-        Err(Obstacle::NotTried(why)) => Check::unknown(NAME, format!("not tried: {why}"), AS_ROOT),
+        Err(Obstacle::NotTried(why, fix)) => Check::unknown(NAME, format!("not tried: {why}"), fix),
     }
 }
 
 /// Why nothing was attached.
 #[derive(Debug)]
 enum Obstacle {
-    /// It could not be tried: says nothing about the hook.
-    NotTried(String),
+    /// It could not be tried, and what would change that: says nothing about the hook.
+    NotTried(String, &'static str),
     /// The kernel said no to the hook.
     Refused(io::Error),
 }
@@ -131,21 +144,25 @@ enum Obstacle {
 fn attach_in_private(choice: HookChoice) -> Result<(), Obstacle> {
     let trial = thread::Builder::new().name("hook-trial".into()).spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
-            Obstacle::NotTried(format!("a network namespace to try it in cannot be made ({})", e.desc()))
+            Obstacle::NotTried(
+                format!("a network namespace to try it in cannot be made ({})", e.desc()),
+                TO_TRY,
+            )
         })?;
         quietly(|| attach_to_loopback(choice)).0
     });
-    let trial =
-        trial.map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})")))?;
-    trial.join().unwrap_or_else(|_| Err(Obstacle::NotTried("the trial broke off".into())))
+    let trial = trial
+        .map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})"), TO_TRY))?;
+    trial.join().unwrap_or_else(|_| Err(Obstacle::NotTried("the trial broke off".into(), TO_TRY)))
 }
 
 fn attach_to_loopback(choice: HookChoice) -> Result<(), Obstacle> {
-    let not_tried = |e: Error| Obstacle::NotTried(chain(&e));
+    let not_tried = |e: Error| Obstacle::NotTried(chain(&e), TO_TRY);
     let loopback = link::find("lo").map_err(not_tried)?;
     let settings = Settings { max_flows: 1, ..Settings::default() };
-    let mut marker = Marker::load(&settings)
-        .map_err(|_| Obstacle::NotTried("the marking program does not load (see there)".into()))?;
+    let mut marker = Marker::load(&settings).map_err(|_| {
+        Obstacle::NotTried("the marking program does not load".into(), "see the line on the marking program")
+    })?;
     match marker.attach(&loopback, choice) {
         Ok(_) => Ok(()),
         Err(Error::Attach { source, .. }) => Err(Obstacle::Refused(source)),

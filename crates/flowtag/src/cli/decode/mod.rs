@@ -16,7 +16,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use flowtag_engine::Registry;
 use flowtag_wire::packet::{LinkType, PacketError};
@@ -32,14 +32,14 @@ use totals::Totals;
 const DEFAULT_LIMIT: usize = 50;
 
 /// Show the tags in a capture file (pcap or pcapng): by flow and by tag, or packet by packet.
-///
-/// A flow is one direction: source, destination, protocol and ports. Bytes are whole frames, as on the wire.
-///
-/// A flow label is only evidence. Nearly every random label, and Linux draws random ones by default, reads as some
-/// tag; REGISTERED says whether both of its numbers have a name in the SciTags registry. A tag in an extension header
-/// is the stronger sign.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
+#[command(after_help = "\
+A flow is one direction: source, destination, protocol and ports. Bytes are whole frames, as on the wire. Checksums \
+of packets captured where they were sent are often BAD: the network card fills them in.\n\n\
+A flow label is only evidence. Nearly every random label reads as some tag, and Linux draws random ones by default; \
+REGISTERED says whether both of its numbers have a name in the SciTags registry. A tag in an extension header \
+(hop-by-hop, destination) is the stronger sign.\n\n\
+Examples:\n  \
     flowtag decode capture.pcap\n  \
     flowtag decode --registered capture.pcapng\n  \
     flowtag decode --packets --tag 'cms/Analysis Input' capture.pcap\n  \
@@ -60,7 +60,7 @@ pub(crate) struct Decode {
     /// Print at most so many flows and so many tags, most bytes first [default: 50; with --json all]
     #[arg(short = 'n', long, value_name = "N", conflicts_with = "packets")]
     limit: Option<usize>,
-    /// Keep at most so many flows, about 250 bytes each; packets of others are counted, by tag too
+    /// Keep at most so many flows, about 320 bytes each; packets of others are counted, by tag too
     #[arg(long, value_name = "N", default_value_t = 1_000_000, conflicts_with = "packets",
         value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=100_000_000))]
     max_flows: usize,
@@ -93,7 +93,8 @@ impl Decode {
         let tag = self.tag.as_deref().map(|text| registry.resolve(text)).transpose().context("--tag")?;
         let view = View { registry: &registry, tag, registered: self.registered, json };
         let name = self.name();
-        let mut capture = Capture::new(open(&self.file)?).with_context(|| format!("cannot decode {name}"))?;
+        let opened = Capture::new(open(&self.file)?).map_err(explain);
+        let mut capture = opened.with_context(|| format!("cannot decode {name}"))?;
         let mut out = BufWriter::new(io::stdout().lock());
         let (totals, ended) = if self.packets {
             self.print_packets(&mut capture, &view, &mut out)?
@@ -158,6 +159,17 @@ fn open(file: &Path) -> Result<Box<dyn Read>> {
         bail!("standard input is a terminal: pipe a capture in, or name a file");
     }
     Ok(Box::new(io::stdin().lock()))
+}
+
+/// Rotated captures are mostly compressed, and the way to read them is a pipe.
+fn explain(error: CaptureError) -> anyhow::Error {
+    let program = match error {
+        CaptureError::Magic([0x1f, 0x8b, ..]) => "zcat",
+        CaptureError::Magic([0x28, 0xb5, 0x2f, 0xfd]) => "zstdcat",
+        CaptureError::Magic([0xfd, b'7', b'z', b'X']) => "xzcat",
+        error => return error.into(),
+    };
+    anyhow!("the file is compressed: {program} FILE | flowtag decode -")
 }
 
 /// Hands over every packet of the file. The error is the caller's to print, after what came before it.

@@ -287,7 +287,7 @@ pub(super) fn summary(
         )?;
     }
     if totals.partly_read != 0 {
-        writeln!(out, "{} packets could be read in part only (--packets says why)", totals.partly_read)?;
+        writeln!(out, "read in part only: {} (--packets says why)", totals.partly_read)?;
     }
     if let Some(error) = first_unreadable(totals) {
         writeln!(out, "first unreadable: {error}")?;

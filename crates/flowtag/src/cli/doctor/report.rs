@@ -167,7 +167,7 @@ mod tests {
             (&[ok.clone()][..], "all that the configuration asks for works"),
             (&[ok, warn.clone()], "all that the configuration asks for works; 1 warning"),
             (&[unknown.clone(), unknown], "all that could be checked works; 2 could not be checked"),
-            (&[missing.clone()], "1 thing that the configuration asks for is missing"),
+            (std::slice::from_ref(&missing), "1 thing that the configuration asks for is missing"),
             (
                 &[missing.clone(), missing, warn],
                 "2 things that the configuration asks for are missing; 1 warning",

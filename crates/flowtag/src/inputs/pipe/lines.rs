@@ -61,8 +61,7 @@ mod tests {
     #[test]
     fn the_sizes_of_writes_do_not_matter() {
         let text = b"one\ntwo\n\n  \nthree\nlast without newline";
-        let expected: Vec<Result<Vec<u8>, LineError>> =
-            ["one", "two", "three", "last without newline"].map(|l| Ok(l.as_bytes().to_vec())).to_vec();
+        let expected = ["one", "two", "three", "last without newline"].map(|l| Ok(l.as_bytes().to_vec()));
         for size in 1..=text.len() {
             let writes: Vec<_> = text.chunks(size).collect();
             assert_eq!(lines_of(&writes), expected, "writes of {size} bytes");
