@@ -1,6 +1,7 @@
 //! Talks to the running daemon over its control socket, for the commands that do.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full};
@@ -11,6 +12,9 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+
+/// The daemon answers within milliseconds; it says nothing for longer only where it has too many other clients.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection to the daemon, one request at a time.
 pub(crate) struct Client {
@@ -34,7 +38,8 @@ impl Client {
     pub(crate) async fn connect(socket: Option<&Path>) -> Result<Self> {
         let path = socket.map_or_else(default_socket, Path::to_owned);
         let stream = UnixStream::connect(&path).await.map_err(|e| explain(&path, e))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("the daemon does not speak HTTP")?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.context("the daemon does not speak HTTP")?;
         tokio::spawn(connection); // ends when the sender is dropped
         Ok(Self { sender })
     }
@@ -49,11 +54,18 @@ impl Client {
     }
 
     /// Gives each line of an endless answer to `take`.
-    pub(crate) async fn lines(&mut self, path: &str, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    pub(crate) async fn lines(
+        &mut self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> Result<()>,
+    ) -> Result<()> {
         let mut body = self.send(Method::GET, path, Bytes::new()).await?.into_body();
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.context("the daemon broke off")?;
+            let frame = match frame {
+                Err(error) if is_cut_short(&error) => break,
+                frame => frame.context("the daemon broke off")?,
+            };
             rest.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
             while let Some(end) = rest.iter().position(|b| *b == b'\n') {
                 take(&rest[..end])?;
@@ -66,7 +78,8 @@ impl Client {
     async fn ask<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<T> {
         let answer = self.send(method, path, body).await?.into_body().collect().await;
         let answer = answer.context("the daemon broke off")?.to_bytes();
-        serde_json::from_slice(&answer).context("the daemon's answer is not understood: is it another version?")
+        serde_json::from_slice(&answer)
+            .context("the daemon's answer is not understood: is it another version?")
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
@@ -77,9 +90,19 @@ impl Client {
             .header(hyper::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .context("cannot write the request")?;
-        let answer = self.sender.send_request(request).await.context("the daemon did not answer")?;
+        let answer = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
+        let answer = answer.map_err(|_| {
+            anyhow!("the daemon did not answer within {PATIENCE:?}: too many other clients may be connected, see its log")
+        })?;
+        let answer = answer.context("the daemon did not answer")?;
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
+}
+
+/// An answer without an end is cut short when the daemon stops; no other reason would help the user.
+fn is_cut_short(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|e| e.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|e| e.kind() == std::io::ErrorKind::UnexpectedEof)
 }
 
 async fn refusal(answer: Response<Incoming>) -> anyhow::Error {

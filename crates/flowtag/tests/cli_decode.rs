@@ -169,21 +169,21 @@ fn tables_of_a_small_capture() {
     let expected = "\
 Seconds count from the first packet, 2026-01-01T00:00:00Z.
 
-FLOW, THEN WHAT ITS PACKETS SAY                  PACKETS        BYTES REGISTERED
+FLOW, THEN WHAT ITS PACKETS SAY                   PACKETS       BYTES REGISTERED
 tcp [2001:db8::1]:1094 > [2001:db8::2]:40000
-    0.000 to 0.300 s, label changed (entropy)          3          245
-    label 0x30038  cms/Analysis Input                  1           79 yes
-    label 0x30139  cms/Analysis Input                  1           79 yes
-    label 0x00000  not set                             1           87
-    destination    atlas/Staging                       1           87 yes
+    0.000..0.300 s, label changed (entropy)             3         245
+    label 0x30038  cms/Analysis Input                   1          79 yes
+    label 0x30139  cms/Analysis Input                   1          79 yes
+    label 0x00000  not set                              1          87
+    destination    atlas/Staging                        1          87 yes
 tcp [2001:db8::1]:1094 > [2001:db8::2]:40001
-    0.200 to 0.200 s, label stable                     1           79
-    label 0x002e8  256/58                              1           79 no
+    0.200..0.200 s, label stable                        1          79
+    label 0x002e8  256/58                               1          79 no
 icmpv6 2001:db8::1 > 2001:db8::2
-    0.500 to 0.500 s, label stable                     1           66
-    label 0x30038  cms/Analysis Input                  1           66 yes
+    0.500..0.500 s, label stable                        1          66
+    label 0x30038  cms/Analysis Input                   1          66 yes
 udp 192.0.2.1:5000 > 192.0.2.2:53
-    0.400 to 0.400 s, no label (IPv4)                  1           47
+    0.400..0.400 s, no label (IPv4)                     1          47
 
 TAG                          PACKETS        BYTES  SHARE  FLOWS REGISTERED FROM
 cms/Analysis Input                 3          224  46.8%      2 yes        label
@@ -307,7 +307,7 @@ fn a_new_label_in_each_packet_takes_no_more_memory() {
     assert_eq!(flow["evidence"].as_array().unwrap().len(), 16);
     assert_eq!((&flow["evidence_not_kept"], &flow["label_changes"]), (&json!(84), &json!(99)));
     assert_eq!(objects(&frames, &[], "tag").iter().map(|t| t["packets"].as_u64().unwrap()).sum::<u64>(), 100);
-    let more = format!("{:47} {:>8}\n", "    more than 16 labels and options", 84);
+    let more = format!("{:49} {:>7}\n", "    more than 16 labels and options", 84);
     assert!(text(&frames, &[]).contains(&more));
 }
 

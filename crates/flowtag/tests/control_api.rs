@@ -63,8 +63,11 @@ impl Contract {
 
     #[track_caller]
     fn assert_valid(&self, schema: &Value, what: &str, value: &Value) {
-        let errors: Vec<_> =
-            self.validator(schema).iter_errors(value).map(|e| format!("{e} at {}", e.instance_path())).collect();
+        let errors: Vec<_> = self
+            .validator(schema)
+            .iter_errors(value)
+            .map(|e| format!("{e} at {}", e.instance_path()))
+            .collect();
         assert!(errors.is_empty(), "{what} is not as documented: {errors:?}\n{value:#}");
     }
 
@@ -95,7 +98,14 @@ impl Contract {
 
     /// Sends a request to the path as documented, with `{id}` filled in.
     #[track_caller]
-    fn ask(&mut self, daemon: &Daemon, method: &str, (path, at): (&str, &str), body: &Value, expected: u16) -> Value {
+    fn ask(
+        &mut self,
+        daemon: &Daemon,
+        method: &str,
+        (path, at): (&str, &str),
+        body: &Value,
+        expected: u16,
+    ) -> Value {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let answer = api::ask(daemon, method, at, body.as_bytes());
         self.check(method, path, expected, &answer);
@@ -114,7 +124,11 @@ impl Contract {
 
     /// Paths that take a body.
     fn takers(&self) -> Vec<String> {
-        self.operations().into_iter().filter(|(method, ..)| method == "POST").map(|(_, path, _)| path).collect()
+        self.operations()
+            .into_iter()
+            .filter(|(method, ..)| method == "POST")
+            .map(|(_, path, _)| path)
+            .collect()
     }
 }
 
@@ -147,10 +161,12 @@ fn every_documented_answer_is_given_in_the_documented_form() {
         contract.check("POST", &path, 408, &Answer::read(&mut BufReader::new(stream)));
     }
     let documented = contract.operations().into_iter().flat_map(|(method, path, operation)| {
-        let statuses: Vec<_> = operation["responses"].as_object().expect("responses").keys().cloned().collect();
+        let statuses: Vec<_> =
+            operation["responses"].as_object().expect("responses").keys().cloned().collect();
         statuses.into_iter().map(move |status| (format!("{method} {path} {status}"), status))
     });
-    let provoked = documented.filter(|(_, status)| !UNPROVOKED.contains(&status.as_str())).map(|(what, _)| what);
+    let provoked =
+        documented.filter(|(_, status)| !UNPROVOKED.contains(&status.as_str())).map(|(what, _)| what);
     assert_eq!(contract.seen, provoked.collect(), "seen, and documented");
     daemon.stop();
 }
@@ -233,8 +249,10 @@ fn requests_are_refused(contract: &mut Contract, daemon: &Daemon) {
 }
 
 fn changes_are_watched(contract: &mut Contract, watch: &mut Watch) {
-    let schema = &contract.operation("GET", "/v1/watch")["responses"]["200"]["content"]["application/x-ndjson"];
-    let expected = ["started 1", "started 2", "started 3", "updated 1", "started 4", "ended 4", "ended 1", "ended 2"];
+    let schema =
+        &contract.operation("GET", "/v1/watch")["responses"]["200"]["content"]["application/x-ndjson"];
+    let expected =
+        ["started 1", "started 2", "started 3", "updated 1", "started 4", "ended 4", "ended 1", "ended 2"];
     for expected in expected {
         let line = watch.line();
         contract.assert_valid(&schema["schema"], "a line of a watch", &line);
@@ -272,17 +290,37 @@ fn what_the_description_calls_malformed_is_what_the_daemon_refuses_as_malformed(
         ("list for a name", "/v1/flows", with("activity", json!([14])), "activity"),
         ("time of no calendar", "/v1/flows", with("start_time", json!("2026-13-01T00:00:00Z")), "start_time"),
         ("missing key", "/v1/flows", json!({ "protocol": "tcp", "src": "[::1]:1" }), "dst"),
-        ("fields by position", "/v1/flows", json!(["tcp", "[::1]:1", "[::2]:2", 3, 14, null, null, null]), "object"),
+        (
+            "fields by position",
+            "/v1/flows",
+            json!(["tcp", "[::1]:1", "[::2]:2", 3, 14, null, null, null]),
+            "object",
+        ),
         ("unknown key", "/v1/flows/end", json!({ "id": 1, "reason": "done" }), "reason"),
         ("id as text", "/v1/flows/end", json!({ "id": "1" }), "id"),
         ("half a usage", "/v1/flows/end", end(json!({ "sent": 1 })), "received"),
         ("usage by position", "/v1/flows/end", end(json!([1, 2])), "usage"),
-        ("unknown key in usage", "/v1/flows/end", end(json!({ "sent": 1, "received": 1, "lost": 1 })), "lost"),
-        ("unknown key", "/v1/flows/find", json!({ "protocol": "tcp", "src": "a", "dst": "b", "id": 1 }), "id"),
+        (
+            "unknown key in usage",
+            "/v1/flows/end",
+            end(json!({ "sent": 1, "received": 1, "lost": 1 })),
+            "lost",
+        ),
+        (
+            "unknown key",
+            "/v1/flows/find",
+            json!({ "protocol": "tcp", "src": "a", "dst": "b", "id": 1 }),
+            "id",
+        ),
         ("no list", "/v1/events", json!({}), "list"),
         ("no state", "/v1/events", json!([api::start(1, 2)]), "[0]: missing field `state`"),
         ("unknown state", "/v1/events", json!([{ "state": "begin" }]), "[0].state: unknown variant `begin`"),
-        ("unknown key", "/v1/events", json!([{ "state": "end", "id": 1 }, { "state": "end", "di": 1 }]), "[1]: unknown field `di`"),
+        (
+            "unknown key",
+            "/v1/events",
+            json!([{ "state": "end", "id": 1 }, { "state": "end", "di": 1 }]),
+            "[1]: unknown field `di`",
+        ),
         ("event by position", "/v1/events", json!([["end", 1]]), "[0]"),
     ];
     for (what, path, body, expected) in cases {
@@ -315,7 +353,9 @@ fn a_null_is_as_good_as_a_key_that_is_not_there() {
 fn paths_and_methods_that_are_not_documented_are_not_served() {
     let contract = Contract::new();
     let daemon = daemon();
-    for path in ["/", "/v1", "/v1/", "/v1/flows/", "/v1/flows/1/2", "/v2/flows", "/metrics", "/v1/watch/../status"] {
+    for path in
+        ["/", "/v1", "/v1/", "/v1/flows/", "/v1/flows/1/2", "/v2/flows", "/metrics", "/v1/watch/../status"]
+    {
         let answer = api::get(&daemon, path);
         assert_eq!((answer.status, answer.error().contains("/v1/openapi.yaml")), (404, true), "{path}");
     }

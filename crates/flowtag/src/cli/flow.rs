@@ -6,7 +6,9 @@ use flowtag_engine::Registry;
 
 use super::{Control, output};
 use crate::client::{Client, block_on};
-use crate::inputs::control::model::{EndRequest, Flow as Shown, Flows, NameOrNumber, StartRequest, Started, WatchLine};
+use crate::inputs::control::model::{
+    EndRequest, Flow as Shown, Flows, NameOrNumber, StartRequest, Started, WatchLine,
+};
 
 /// Start, end, list or watch flows of the running daemon.
 #[derive(Debug, Args)]
@@ -140,7 +142,9 @@ fn split_tag(text: &str) -> Result<(NameOrNumber, NameOrNumber)> {
         Registry::embedded().resolve(text).with_context(|| format!("--tag {text:?}"))?;
         bail!("--tag {text:?} is not EXPERIMENT/ACTIVITY");
     };
-    let part = |text: &str| text.trim().parse().map_or_else(|_| NameOrNumber::Name(text.to_owned()), NameOrNumber::Number);
+    let part = |text: &str| {
+        text.trim().parse().map_or_else(|_| NameOrNumber::Name(text.to_owned()), NameOrNumber::Number)
+    };
     Ok((part(experiment), part(activity)))
 }
 
@@ -167,7 +171,11 @@ impl End {
         };
         let mut client = Client::connect(self.control.socket.as_deref()).await?;
         let flow: Shown = client.post("/v1/flows/end", &request).await?;
-        if json { output::json(&flow) } else { output::line(format_args!("flow {} ended: {}", flow.id, tag_of(&flow))) }
+        if json {
+            output::json(&flow)
+        } else {
+            output::line(format_args!("flow {} ended: {}", flow.id, tag_of(&flow)))
+        }
     }
 }
 
@@ -185,7 +193,8 @@ impl List {
         if json {
             return flows.flows.iter().try_for_each(output::json);
         }
-        let mut table = output::table(&["ID", "TAG", "LABEL", "PROTO", "LOCAL", "REMOTE", "FROM", "LAST SEEN"]);
+        let mut table =
+            output::table(&["ID", "TAG", "LABEL", "PROTO", "LOCAL", "REMOTE", "FROM", "LAST SEEN"]);
         for flow in &flows.flows {
             table.add_row([
                 flow.id.to_string(),
@@ -199,8 +208,11 @@ impl List {
             ]);
         }
         output::print_table(&table)?;
-        let shown = flows.flows.len();
-        output::line(if shown == flows.total { format!("{shown} flows") } else { format!("{shown} of {} flows", flows.total) })
+        output::line(match (flows.flows.len(), flows.total) {
+            (1, 1) => "1 flow".to_owned(),
+            (shown, total) if shown == total => format!("{total} flows"),
+            (shown, total) => format!("{shown} of {total} flows"),
+        })
     }
 }
 
@@ -223,7 +235,8 @@ impl Watch {
                 if json {
                     return output::line(String::from_utf8_lossy(line));
                 }
-                let line: WatchLine = serde_json::from_slice(line).context("the daemon's answer is not understood")?;
+                let line: WatchLine =
+                    serde_json::from_slice(line).context("the daemon's answer is not understood")?;
                 output::line(describe(&line))
             })
             .await

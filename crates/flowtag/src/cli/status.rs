@@ -30,7 +30,7 @@ fn print(status: &Value) -> Result<()> {
         "flowtag {} (pid {}) since {}",
         text(&status["version"]),
         status["pid"],
-        text(&status["started"])
+        started(&text(&status["started"]))
     ))?;
     output::line(format_args!("flows     {} of at most {}", status["flows"], status["max_flows"]))?;
     output::line(format_args!("events    {}", counters(&status["engine"])))?;
@@ -46,9 +46,16 @@ fn print(status: &Value) -> Result<()> {
     }
     match status["interfaces"].as_array() {
         None => output::line("marking is off (mark.enabled)"),
-        Some(interfaces) if interfaces.is_empty() => output::line("marking on no interface (mark.interfaces)"),
+        Some(interfaces) if interfaces.is_empty() => {
+            output::line("marking on no interface (mark.interfaces)")
+        }
         Some(interfaces) => print_interfaces(interfaces),
     }
+}
+
+/// To the second: nobody reads nanoseconds.
+fn started(time: &str) -> String {
+    time.parse::<jiff::Timestamp>().map_or_else(|_| time.to_owned(), |at| format!("{at:.0}"))
 }
 
 /// Only what is not zero, most readers want no more.

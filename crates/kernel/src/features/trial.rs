@@ -192,20 +192,23 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
 
-    /// Printed by libbpf 1.7 for a program that returns without setting R0.
-    const LOG: &str = "libbpf: prog 'flowtag_mark': BPF program load failed: -EACCES\n\
+    /// What libbpf printed on Linux 6.18 for a program that read a packet without looking at its length:
+    /// `bpftool prog load` of `return *(int *)(long)skb->data;`.
+    const LOG: &str = "libbpf: prog 'flowtag_mark': BPF program load failed: Permission denied\n\
         libbpf: prog 'flowtag_mark': -- BEGIN PROG LOAD LOG --\n\
         0: R1=ctx() R10=fp0\n\
-        ; return x; @ mark.bpf.c:7\n\
-        0: (95) exit\n\
-        R0 !read_ok\n\
-        processed 1 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n\
+        0: (61) r1 = *(u32 *)(r1 +76)         ; R1=pkt(r=0)\n\
+        1: (61) r0 = *(u32 *)(r1 +0)\n\
+        invalid access to packet, off=0 size=4, R1(id=0,off=0,r=0)\n\
+        R1 offset is outside of the packet\n\
+        processed 2 insns (limit 1000000) max_states_per_insn 0 total_states 0 peak_states 0 mark_read 0\n\
         -- END PROG LOAD LOG --\n\
-        libbpf: prog 'flowtag_mark': failed to load: -EACCES\n";
+        libbpf: prog 'flowtag_mark': failed to load: -13\n\
+        libbpf: failed to load object 'bad.o'\n";
 
     #[test]
     fn the_verifiers_verdict_is_the_last_line_before_its_statistics() {
-        assert_eq!(verifier_verdict(LOG), Some("R0 !read_ok"));
+        assert_eq!(verifier_verdict(LOG), Some("R1 offset is outside of the packet"));
         for none in [
             "",
             "libbpf: failed\n",

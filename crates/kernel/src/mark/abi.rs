@@ -66,6 +66,61 @@ const _: () = {
     ["Offset of field: mark_value::label"][::core::mem::offset_of!(mark_value, label) - 0usize];
     ["Offset of field: mark_value::last_seen"][::core::mem::offset_of!(mark_value, last_seen) - 4usize];
 };
+#[doc = " All flows whose keys have one hash: a filter before the table, and what makes cached labels invalid."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_slot {
+    #[doc = " changes with every change of a flow in this slot"]
+    pub generation: __u32,
+    #[doc = " how many flows of the table are in this slot; 0: a look-up in the table would find nothing"]
+    pub flows: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_slot"][::core::mem::size_of::<mark_slot>() - 8usize];
+    ["Alignment of mark_slot"][::core::mem::align_of::<mark_slot>() - 4usize];
+    ["Offset of field: mark_slot::generation"][::core::mem::offset_of!(mark_slot, generation) - 0usize];
+    ["Offset of field: mark_slot::flows"][::core::mem::offset_of!(mark_slot, flows) - 4usize];
+};
+#[doc = " What a socket's packets got last, kept in the socket. The key never changes after the entry was made."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_cached {
+    pub key: mark_key,
+    #[doc = " written together with generation, in one store"]
+    pub label: __u32,
+    #[doc = " of the slot, when the label was looked up"]
+    pub generation: __u32,
+    #[doc = " low half of jiffies64, when the label was looked up"]
+    pub looked_up: __u32,
+    pub pad: [__u8; 4usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_cached"][::core::mem::size_of::<mark_cached>() - 56usize];
+    ["Alignment of mark_cached"][::core::mem::align_of::<mark_cached>() - 4usize];
+    ["Offset of field: mark_cached::key"][::core::mem::offset_of!(mark_cached, key) - 0usize];
+    ["Offset of field: mark_cached::label"][::core::mem::offset_of!(mark_cached, label) - 40usize];
+    ["Offset of field: mark_cached::generation"][::core::mem::offset_of!(mark_cached, generation) - 44usize];
+    ["Offset of field: mark_cached::looked_up"][::core::mem::offset_of!(mark_cached, looked_up) - 48usize];
+    ["Offset of field: mark_cached::pad"][::core::mem::offset_of!(mark_cached, pad) - 52usize];
+};
 pub mod mark_verdict {
     #[allow(unused_imports)]
     use super::*;
@@ -99,6 +154,8 @@ pub mod mark_limits {
     pub const MARK_MAX_EXTENSION_HEADERS: Type = 8;
     #[doc = " with counters of their own; slot 0 is shared by the rest"]
     pub const MARK_MAX_INTERFACES: Type = 255;
+    #[doc = " of the filter, 8 bytes each; a power of two"]
+    pub const MARK_SLOTS: Type = 262144;
     #[doc = " jiffies (64 ms to 640 ms) by which last_seen may lag"]
     pub const MARK_LAST_SEEN_STEP: Type = 64;
 }

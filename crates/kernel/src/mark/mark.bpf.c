@@ -25,6 +25,25 @@ struct {
 	__type(value, struct mark_value);
 } flowtag_flows SEC(".maps");
 
+/* Key: hash of a flow's key. Written by user space through a shared mapping, read per packet. Tells packets of no flow
+ * for the price of an array, and says when a cached label is out of date. Never full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, MARK_SLOTS);
+	__type(key, __u32);
+	__type(value, struct mark_slot);
+} flowtag_slots SEC(".maps");
+
+/* In a socket that sends packets of an announced flow. Written and read by the program; goes with the socket. Where it
+ * cannot be had (no memory, no socket) the table is looked up for each packet. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct mark_cached);
+} flowtag_cache SEC(".maps");
+
 /* Key: ifindex. Written by user space when it attaches. An array because a look-up in it costs 1 ns and happens for
  * every packet; max_entries is set before loading, above the largest ifindex of the host. */
 struct {
@@ -82,15 +101,99 @@ static __always_inline int load_ports(struct __sk_buff *skb, __u32 l4, struct ma
 	return 0;
 }
 
+/* The slot of a key. User space computes the same (mark/slots.rs). */
+static __always_inline struct mark_slot *slot_of(const struct mark_key *key)
+{
+	const __u32 *words = (const void *)key;
+	__u32 hash = words[8] * 0x9e3779b1 ^ words[7] * 0x85ebca6b ^ words[3] * 0xc2b2ae35;
+	__u32 index = (hash ^ hash >> 15) & (MARK_SLOTS - 1);
+
+	return bpf_map_lookup_elem(&flowtag_slots, &index);
+}
+
+static __always_inline bool is_same_key(const struct mark_key *a, const struct mark_key *b)
+{
+	const __u64 *x = (const void *)a, *y = (const void *)b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
+}
+
+/* The full socket that sends the packet; NULL for forwarded packets, handshakes of listeners, resets. */
+static __always_inline struct bpf_sock *socket_of(struct __sk_buff *skb)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return sk ? bpf_sk_fullsock(sk) : NULL;
+}
+
+/* Label and generation change together, so that no CPU sees a label with the generation of another. */
+static __always_inline void remember(struct mark_cached *cached, __u32 label, __u32 generation, __u32 now)
+{
+	union {
+		struct {
+			__u32 label, generation;
+		};
+		__u64 both;
+	} fresh = {{label, generation}};
+
+	_Static_assert(__builtin_offsetof(struct mark_cached, label) % 8 == 0, "one aligned store");
+	*(volatile __u64 *)&cached->label = fresh.both;
+	cached->looked_up = now;
+}
+
+/* Looks the flow up in the table and keeps what it finds in the socket, if there is one that sends only this flow. */
+static __always_inline int look_up(struct bpf_sock *sk, struct mark_cached *cached, const struct mark_key *key,
+				   __u32 generation, __u32 *label)
+{
+	struct mark_value *flow = bpf_map_lookup_elem(&flowtag_flows, key);
+	__u32 now = now_jiffies();
+
+	if (!flow)
+		return MARK_NO_FLOW;
+	if (!flow->last_seen || now - flow->last_seen > MARK_LAST_SEEN_STEP) /* seldom: CPUs share the cache line */
+		flow->last_seen = now;
+	*label = flow->label;
+	if (cached && is_same_key(&cached->key, key)) {
+		remember(cached, *label, generation, now);
+	} else if (sk && !cached) {
+		struct mark_cached fresh = {.key = *key, .label = *label, .generation = generation, .looked_up = now};
+
+		bpf_sk_storage_get(&flowtag_cache, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
+	}
+	return MARK_MARKED;
+}
+
+static __always_inline int label_of(struct __sk_buff *skb, const struct mark_key *key, __u32 *label)
+{
+	struct mark_slot *slot = slot_of(key);
+	struct mark_cached *cached = NULL;
+	struct bpf_sock *sk;
+	__u32 generation;
+
+	if (!slot || !slot->flows)
+		return MARK_NO_FLOW;
+	generation = *(volatile __u32 *)&slot->generation; /* before the look-up: a change after it shows next time */
+	sk = socket_of(skb);
+	if (sk)
+		cached = bpf_sk_storage_get(&flowtag_cache, sk, NULL, 0);
+	/* Looked up again now and then, so that the table knows that the flow is alive. */
+	if (cached && cached->generation == generation && now_jiffies() - cached->looked_up <= MARK_LAST_SEEN_STEP &&
+	    is_same_key(&cached->key, key)) {
+		*label = cached->label;
+		return MARK_MARKED;
+	}
+	return look_up(sk, cached, key, generation, label);
+}
+
 static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 {
-	struct mark_key key = {};
+	struct mark_key key __attribute__((aligned(8))) = {};
 	struct ipv6hdr buf;
 	const struct ipv6hdr *ip6 = bytes_at(skb, l3, sizeof(buf), &buf);
 	__u32 l4 = l3 + sizeof(buf);
-	struct mark_value *flow;
+	__u32 label;
 	__be32 word;
-	__u32 now;
+	int verdict;
 
 	if (!ip6)
 		return MARK_UNREADABLE;
@@ -99,8 +202,7 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 	__builtin_memcpy(key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
 	key.protocol = ip6->nexthdr;
 	if (extension_header_len(key.protocol, 0)) {
-		int verdict = skip_extension_headers(skb, &l4, &key.protocol);
-
+		verdict = skip_extension_headers(skb, &l4, &key.protocol);
 		if (verdict != MARK_MARKED)
 			return verdict;
 	}
@@ -108,13 +210,8 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 		return MARK_OTHER_PROTOCOL;
 	if (l4 > MAX_L4_OFFSET || load_ports(skb, l4, &key))
 		return MARK_UNREADABLE;
-	flow = bpf_map_lookup_elem(&flowtag_flows, &key);
-	if (!flow)
-		return MARK_NO_FLOW;
-	now = now_jiffies();
-	if (!flow->last_seen || now - flow->last_seen > MARK_LAST_SEEN_STEP) /* seldom: CPUs share the cache line */
-		flow->last_seen = now;
-	return write_label(skb, l3, word, flow->label);
+	verdict = label_of(skb, &key, &label);
+	return verdict == MARK_MARKED ? write_label(skb, l3, word, label) : verdict;
 }
 
 static __always_inline int mark(struct __sk_buff *skb, const struct mark_interface *iface)

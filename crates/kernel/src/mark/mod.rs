@@ -8,6 +8,7 @@
 mod abi;
 mod attach;
 mod packets;
+mod slots;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -28,6 +29,7 @@ pub use packets::{Count, Verdict};
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
 const PROGRAM: &str = "flowtag_mark";
 const FLOWS: &str = "flowtag_flows";
+const SLOTS: &str = "flowtag_slots";
 const INTERFACES: &str = "flowtag_ifaces";
 const COUNTERS: &str = "flowtag_counts";
 
@@ -75,6 +77,7 @@ impl From<FiveTuple> for Key {
 pub struct Marker {
     object: Object,
     flows: MapHandle,
+    slots: slots::Slots,
     interfaces: MapHandle,
     counters: MapHandle,
     settings: Settings,
@@ -129,7 +132,9 @@ impl Marker {
             MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
         };
         let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
-        Ok(Self { object, flows, interfaces, counters, settings: settings.clone(), attached: HashMap::new() })
+        let map = |source| Error::Query { what: "memory to share with the marking program", source };
+        let slots = slots::Slots::map(&handle(SLOTS)?).map_err(map)?;
+        Ok(Self { object, flows, slots, interfaces, counters, settings: settings.clone(), attached: HashMap::new() })
     }
 
     /// Attaches the program to an interface: from here on its packets are marked and counted. An interface that is
@@ -179,11 +184,23 @@ impl Marker {
     /// # Errors
     /// [`Error::Full`] when the map is full: the flow is then not marked, and no other is affected.
     pub fn set(&self, flow: &Key, label: FlowLabel) -> Result<()> {
-        let value = mark_value { label: label.value(), last_seen: 0 };
-        match self.flows.update(key_of(flow).as_bytes(), value.as_bytes(), MapFlags::ANY) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == libbpf_rs::ErrorKind::TooBig => Err(Error::Full { max: self.settings.max_flows }),
-            Err(source) => Err(Error::Map { action: "write to", map: "flow table", source }),
+        let (key, value) = (key_of(flow), mark_value { label: label.value(), last_seen: 0 });
+        let update = |flags| self.flows.update(key.as_bytes(), value.as_bytes(), flags);
+        match update(MapFlags::NO_EXIST) {
+            Ok(()) => self.slots.added(&key),
+            Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => {
+                update(MapFlags::EXIST).map_err(|e| self.write_error(e))?;
+                self.slots.changed(&key);
+            }
+            Err(e) => return Err(self.write_error(e)),
+        }
+        Ok(())
+    }
+
+    fn write_error(&self, source: libbpf_rs::Error) -> Error {
+        match source.kind() {
+            libbpf_rs::ErrorKind::TooBig => Error::Full { max: self.settings.max_flows },
+            _ => Error::Map { action: "write to", map: "flow table", source },
         }
     }
 
@@ -192,12 +209,13 @@ impl Marker {
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
     pub fn remove(&self, flow: &Key) -> Result<()> {
-        match self.flows.delete(key_of(flow).as_bytes()) {
-            Err(source) if source.kind() != libbpf_rs::ErrorKind::NotFound => {
-                Err(Error::Map { action: "delete from", map: "flow table", source })
-            }
-            _ => Ok(()),
+        let key = key_of(flow);
+        match self.flows.delete(key.as_bytes()) {
+            Ok(()) => self.slots.removed(&key),
+            Err(e) if e.kind() == libbpf_rs::ErrorKind::NotFound => {}
+            Err(source) => return Err(Error::Map { action: "delete from", map: "flow table", source }),
         }
+        Ok(())
     }
 
     /// How long ago the program last saw a packet of `flow`, to about 0.6 s; none: never, or not a marked flow.

@@ -195,7 +195,7 @@ impl Report<'_> {
     fn flow_rows(&self, key: &Key, flow: &Flow, out: &mut impl Write) -> Result<()> {
         writeln!(out, "{key}")?;
         let seconds = |time| self.totals.seconds(time, DECIMALS);
-        let times = format!("{} to {} s", seconds(flow.first), seconds(flow.last));
+        let times = format!("{}..{} s", seconds(flow.first), seconds(flow.last));
         let text = format!("    {times}, {}", stability(flow.stability()));
         row(out, &text, flow.count.packets, flow.count.bytes, "")?;
         for claim in &flow.claims {
@@ -334,7 +334,7 @@ fn row(
     bytes: impl ToString,
     known: &str,
 ) -> Result<()> {
-    let line = format!("{text:47} {:>8} {:>12} {known}", packets.to_string(), bytes.to_string());
+    let line = format!("{text:49} {:>7} {:>11} {known}", packets.to_string(), bytes.to_string());
     Ok(writeln!(out, "{}", line.trim_end())?)
 }
 

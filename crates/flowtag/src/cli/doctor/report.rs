@@ -1,5 +1,6 @@
 //! How the checks are printed: 80 columns for people, one object for programs.
 
+use std::env;
 use std::io::{self, IsTerminal};
 
 use anstyle::{AnsiColor, Style};
@@ -39,12 +40,18 @@ fn object(check: &Check) -> Value {
 /// # Errors
 /// Standard output is closed.
 pub(super) fn print(checks: &[Check]) -> Result<()> {
-    let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let colour = wants_colour();
     for check in checks {
         lines(check, colour).into_iter().try_for_each(output::line)?;
     }
     output::line("")?;
     wrap(&summary(checks), WIDTH, WIDTH).into_iter().try_for_each(output::line)
+}
+
+/// Only a terminal that can, and whose user has not said no (no-color.org).
+fn wants_colour() -> bool {
+    let unwanted = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+    io::stdout().is_terminal() && !unwanted && env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// One check: what was found, and below what to do about it.

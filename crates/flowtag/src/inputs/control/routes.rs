@@ -336,3 +336,53 @@ impl Daemon {
         Ok(view.await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use axum::http::Method;
+    use serde_json::Value;
+
+    use super::*;
+
+    fn spec() -> Value {
+        serde_saphyr::from_str(OPENAPI).expect("YAML")
+    }
+
+    fn words(list: &Value) -> BTreeSet<&str> {
+        list.as_array().expect("a list").iter().filter_map(Value::as_str).collect()
+    }
+
+    #[test]
+    fn what_is_routed_is_what_is_documented() {
+        let spec = spec();
+        let mut documented = Vec::new();
+        for (path, item) in spec["paths"].as_object().expect("paths") {
+            for name in item.as_object().expect("methods").keys() {
+                let method: Method = name.to_uppercase().parse().expect("a method");
+                documented.push((path.as_str(), MethodFilter::try_from(method).expect("a usual method")));
+            }
+        }
+        for route in &ROUTES {
+            let (path, method) = (route.path, route.method);
+            assert!(documented.contains(&(path, method)), "{method:?} {path} is not in docs/openapi.yaml");
+        }
+        assert_eq!(documented.len(), ROUTES.len(), "docs/openapi.yaml has a path that is not served");
+    }
+
+    /// Marking needs privileges that the test of the running daemon has not, so these words are held here.
+    #[test]
+    fn words_for_marking_are_documented() {
+        use flowtag_engine::Marking;
+        use flowtag_kernel::mark::Verdict;
+
+        let spec = spec();
+        let schemas = &spec["components"]["schemas"];
+        let verdicts = &schemas["InterfaceStatus"]["properties"]["counts"]["propertyNames"]["enum"];
+        assert_eq!(words(verdicts), Verdict::ALL.map(Verdict::name).into_iter().collect());
+        let markings = [Marking::Marked, Marking::NotIpv6, Marking::TableFull].map(Marking::name);
+        let shown = markings.into_iter().chain(["off"]).collect();
+        assert_eq!(words(&schemas["Flow"]["properties"]["marking"]["enum"]), shown);
+    }
+}
