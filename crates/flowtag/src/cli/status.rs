@@ -41,8 +41,9 @@ fn print(status: &Value) -> Result<()> {
         output::line(format_args!("fireflies {}", counters(&status["fireflies"])))?;
     }
     for collector in status["collectors"].as_array().into_iter().flatten() {
-        let state = if collector["address"].is_null() { &collector["error"] } else { &collector["address"] };
-        output::line(format_args!("collector {} ({})", text(&collector["collector"]), text(state)))?;
+        let state =
+            collector["address"].as_str().or(collector["error"].as_str()).unwrap_or("not resolved yet");
+        output::line(format_args!("collector {} ({state})", text(&collector["collector"])))?;
     }
     match status["interfaces"].as_array() {
         None => output::line("marking is off (mark.enabled)"),

@@ -176,7 +176,7 @@ mod tests {
             (&[unknown.clone(), unknown], "all that could be checked works; 2 could not be checked"),
             (std::slice::from_ref(&missing), "1 thing that the configuration asks for is missing"),
             (
-                &[missing.clone(), missing, warn],
+                &[missing.clone(), missing.clone(), warn],
                 "2 things that the configuration asks for are missing; 1 warning",
             ),
         ] {

@@ -101,10 +101,12 @@ async fn read(mut body: axum::body::Body) -> Result<Vec<u8>, Failure> {
             frame.map_err(|e| Failure::malformed(format!("the body could not be read: {}", root(&e))))?;
         let data = frame.into_data().unwrap_or_default(); // trailers say nothing to us
         length += data.len();
-        match length {
-            0..=MAX_BODY => bytes.extend_from_slice(&data),
-            ..=MAX_READ => bytes = Vec::new(),
-            _ => break,
+        if length <= MAX_BODY {
+            bytes.extend_from_slice(&data);
+        } else if length <= MAX_READ {
+            bytes = Vec::new();
+        } else {
+            break;
         }
     }
     if length > MAX_BODY {
