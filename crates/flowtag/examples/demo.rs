@@ -158,7 +158,8 @@ fn packets(capture: &Captured, what: &str) -> Result<Summary> {
 fn line(packet: &Packet<'_>, label: FlowLabel) -> String {
     let flags = packet.tcp.map(|t| t.flags.to_string()).unwrap_or_default();
     let (dscp, ecn, hop) = (packet.dscp, packet.ecn, packet.hop_limit);
-    format!("  {flags:<8} {:>5}  {dscp:>4}  {ecn:>3}  {hop:>3}  {label}     {}", packet.payload.len(), name(label))
+    let length = packet.payload_len.unwrap_or_default();
+    format!("  {flags:<8} {length:>5}  {dscp:>4}  {ecn:>3}  {hop:>3}  {label}     {}", name(label))
 }
 
 /// Only a tag that the registry knows: most random labels read as some tag.

@@ -19,6 +19,11 @@ fn hooks() -> Vec<&'static str> {
     if btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS") { vec!["tcx", "clsact"] } else { vec!["clsact"] }
 }
 
+/// An emulated machine, which tells by FLOWTAG_BIN, is an order of magnitude slower.
+fn a_second() -> Duration {
+    Duration::from_secs(if std::env::var_os("FLOWTAG_BIN").is_some() { 10 } else { 1 })
+}
+
 fn config(hook: &str) -> String {
     format!("[mark]\ninterfaces = [\"eth*\"]\nhook = \"{hook}\"\n")
 }
@@ -73,7 +78,7 @@ fn a_killed_daemon_marks_again_after_the_next_start_and_a_clean_stop_leaves_noth
         let daemon = Daemon::restart_with(dir, &config(hook), hosts.on_a());
         assert_eq!(assert_marks(&hosts, &daemon), label, "the same entropy as before the kill");
         let ended = daemon.stop();
-        assert!(ended.took < Duration::from_secs(1), "stopped after {:?}", ended.took);
+        assert!(ended.took < a_second(), "stopped after {:?}", ended.took);
         assert_eq!(attached(&hosts.a), before, "{hook}: nothing is left");
     }
 }
@@ -193,7 +198,7 @@ fn it_stops_within_a_second_while_events_pour_in() {
         })
         .expect("events pour in");
         let ended = daemon.stop_with(signal);
-        assert!(ended.took < Duration::from_secs(1), "{signal} took {:?}", ended.took);
+        assert!(ended.took < a_second(), "{signal} took {:?}", ended.took);
         writer.join().expect("writer").expect_err("the pipe has no reader any more");
     }
 }

@@ -52,8 +52,9 @@ impl Capture {
             Builder::new().prefix("flowtag-").suffix(".pcap").tempfile().context("making a capture file")?;
         let file = file.into_temp_path();
         let mut command = host.command("tcpdump");
+        // Snapped: the kernel's ring has slots of the longest packet, and with those of GSO it would hold few.
         // Immediate: a packet is in the file as it comes. -Z: as another user tcpdump could not write it.
-        command.args(["-n", "-U", "-s0", "-B8192", "--immediate-mode", "-Z", "root", "-i", device, "-w"]);
+        command.args(["-n", "-U", "-s9216", "-B16384", "--immediate-mode", "-Z", "root", "-i", device, "-w"]);
         command.arg(&file).arg(filter);
         let mut tcpdump = host.spawn(command)?;
         // Written after the socket is bound and the filter set: from now on nothing is missed.

@@ -128,7 +128,7 @@ fn look(packet: &Packet<'_>) -> Option<Seen> {
         dscp: packet.dscp,
         ecn: packet.ecn,
         hop_limit: packet.hop_limit,
-        payload: packet.payload.len(),
+        payload: packet.payload_len.unwrap_or(packet.payload.len()),
         checksum_ok: packet.checksum_ok(),
         syn: packet.tcp.is_some_and(|t| t.flags.contains(flowtag_wire::packet::TcpFlags::SYN)),
         seq: packet.tcp.map(|t| t.seq),
