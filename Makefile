@@ -8,7 +8,7 @@ FUZZ_TIME  ?= 10
 KERNELS    ?= 5.10 6.1 6.12 newest
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help demo test test-cargo test-fuzz vm-test bench lint gen setup release clean
+.PHONY: help demo test test-cargo test-fuzz vm-test bench lint audit gen setup release clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -18,6 +18,7 @@ demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
 	$(CARGO) build --release --package flowtag --example demo
 	$(SUDO) target/release/examples/demo
 
+test lint: SETUP = tools
 test: setup test-cargo test-fuzz ## Run every test on this kernel (needs root for namespaces and eBPF)
 
 test-cargo:
@@ -31,6 +32,7 @@ test-fuzz: ## Fuzz each parser for FUZZ_TIME seconds
 	    -max_total_time=$(FUZZ_TIME) -print_final_stats=0 -verbosity=0 || exit 1; \
 	done
 
+vm-test: SETUP = vm
 vm-test: setup ## Run the integration tests under other kernels (KERNELS="6.1 6.12")
 	$(CARGO) xtask vm-test $(addprefix --kernel ,$(KERNELS))
 	$(CARGO) xtask kernels-doc
@@ -46,7 +48,10 @@ lint: setup ## Everything a machine can object to
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 	$(CARGO) xtask gen --check
-	$(CARGO) deny check
+	$(CARGO) deny check licenses bans sources
+
+audit: setup ## Known vulnerabilities in what we depend on (needs the network)
+	$(CARGO) deny check advisories
 
 gen: ## Generate Rust types from bpf/abi
 	$(CARGO) xtask gen
@@ -55,7 +60,7 @@ release: setup ## A fully static binary in target/$(TARGET)/release
 	$(STATIC) $(CARGO) build --release --bin flowtag --target $(TARGET) --features flowtag/static
 
 setup: ## Install what building and testing need (Debian, Ubuntu, EL)
-	@./.ci/setup
+	@./.ci/setup $(SETUP)
 
 clean: ## Remove everything that was built
 	$(CARGO) clean
