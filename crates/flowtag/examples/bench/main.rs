@@ -4,6 +4,7 @@
 //! ratios within each pair are given, with the spread. Nothing here passes or fails.
 
 mod daemon;
+mod in_place;
 mod program;
 mod report;
 mod throughput;
@@ -22,6 +23,9 @@ fn main() -> Result<()> {
     let mut report = Report::new()?;
     if wanted("program") {
         program::run(&mut report)?;
+    }
+    if wanted("in-place") {
+        in_place::run(&mut report)?;
     }
     if wanted("throughput") {
         throughput::run(&mut report, &flowtag)?;

@@ -141,21 +141,33 @@ static __always_inline void remember(struct mark_cached *cached, __u32 label, __
 	cached->looked_up = now;
 }
 
-/* Looks the flow up in the table and keeps what it finds in the socket, if there is one that sends only this flow. */
+/* Notes that the flow is alive; seldom, as CPUs share the cache line. True when it has been for a while: making an entry
+ * in a socket costs as much as many look-ups, which a short connection would never earn back. */
+static __always_inline bool refresh(struct mark_value *flow, __u32 now)
+{
+	__u32 before = flow->last_seen;
+
+	if (before && now - before <= MARK_LAST_SEEN_STEP)
+		return false;
+	flow->last_seen = now;
+	return before;
+}
+
+/* Looks the flow up in the table and keeps what it finds in the socket, if one sends this flow and is worth it. */
 static __always_inline int look_up(struct bpf_sock *sk, struct mark_cached *cached, const struct mark_key *key,
 				   __u32 generation, __u32 *label)
 {
 	struct mark_value *flow = bpf_map_lookup_elem(&flowtag_flows, key);
 	__u32 now = now_jiffies();
+	bool lasting;
 
 	if (!flow)
 		return MARK_NO_FLOW;
-	if (!flow->last_seen || now - flow->last_seen > MARK_LAST_SEEN_STEP) /* seldom: CPUs share the cache line */
-		flow->last_seen = now;
+	lasting = refresh(flow, now);
 	*label = flow->label;
 	if (cached && is_same_key(&cached->key, key)) {
 		remember(cached, *label, generation, now);
-	} else if (sk && !cached) {
+	} else if (sk && !cached && lasting) {
 		struct mark_cached fresh = {.key = *key, .label = *label, .generation = generation, .looked_up = now};
 
 		bpf_sk_storage_get(&flowtag_cache, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);

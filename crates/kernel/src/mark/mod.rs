@@ -143,12 +143,16 @@ impl Marker {
     /// # Errors
     /// [`Error::LinkType`], [`Error::Index`] and [`Error::Attach`]; the interface is then as it was before.
     pub fn attach(&mut self, interface: &Interface, choice: HookChoice) -> Result<Hook> {
+        self.attach_program(PROGRAM, interface, choice)
+    }
+
+    fn attach_program(&mut self, program: &str, interface: &Interface, choice: HookChoice) -> Result<Hook> {
         if let Some(attached) = self.attached.get(&interface.index) {
             return Ok(attached.link.hook());
         }
         let slot = self.free_slot();
         self.configure(interface, slot)?;
-        let link = attach::attach(&self.program(PROGRAM), interface, choice, &self.settings)?;
+        let link = attach::attach(&self.program(program), interface, choice, &self.settings)?;
         let hook = link.hook();
         self.attached.insert(interface.index, Attached { interface: interface.clone(), slot, link });
         Ok(hook)
@@ -250,6 +254,14 @@ impl Marker {
         let mut all: Vec<_> = self.attached.values().map(|a| self.counters_of(a)).collect::<Result<_>>()?;
         all.sort_by_key(|c| c.interface.index);
         Ok(all)
+    }
+
+    /// Puts the program that does nothing on an interface, for benches to compare with.
+    ///
+    /// # Errors
+    /// As [`Self::attach`].
+    pub fn attach_empty(&mut self, interface: &Interface) -> Result<Hook> {
+        self.attach_program("flowtag_empty", interface, HookChoice::Auto)
     }
 
     /// The marking program, for benches.
