@@ -20,19 +20,22 @@ struct mark_value {
 	__u32 last_seen; /* low half of jiffies64 at a recent packet, written by the kernel, seldom; 0: none yet */
 };
 
-/* All flows whose keys have one hash: a filter before the table, and what makes cached labels invalid. */
+/* All flows whose keys have one hash, and one of them in full: a cache line that answers for most packets. */
 struct mark_slot {
-	__u32 generation; /* changes with every change of a flow in this slot */
-	__u32 flows; /* how many flows of the table are in this slot; 0: a look-up in the table would find nothing */
+	__u32 sequence; /* odd while user space writes, changed after */
+	__u16 direct;	/* 1: key and label are those of a flow in the table */
+	__u16 flows;	/* how many flows of the table are in this slot, up to 65535; 0: a look-up would find nothing */
+	__u32 label;	/* as in struct mark_value */
+	__u32 last_seen; /* as in struct mark_value */
+	struct mark_key key;
+	__u8 pad[8];
 };
 
-/* What a socket's packets got last, kept in the socket. The key never changes after the entry was made. */
-struct mark_cached {
-	struct mark_key key;
-	__u32 label;	  /* written together with generation, in one store */
-	__u32 generation; /* of the slot, when the label was looked up */
-	__u32 looked_up;  /* low half of jiffies64, when the label was looked up */
-	__u8 pad[4];
+/* From the program that decides to the one that writes, on one CPU. */
+struct mark_order {
+	__u32 word; /* first four bytes of the IPv6 header with the label in it, network order */
+	__u16 l3;   /* where that header is */
+	__u16 slot; /* of the interface's counters */
 };
 
 /* What became of a packet. Each is a row of struct mark_counters. */
@@ -52,7 +55,6 @@ enum mark_limits {
 	MARK_MAX_VLAN_TAGS = 2,		/* 802.1ad over 802.1Q */
 	MARK_MAX_EXTENSION_HEADERS = 8, /* walked before the transport header is given up */
 	MARK_MAX_INTERFACES = 255,	/* with counters of their own; slot 0 is shared by the rest */
-	MARK_SLOTS = 1 << 18,		/* of the filter, 8 bytes each; a power of two */
 	MARK_LAST_SEEN_STEP = 64,	/* jiffies (64 ms to 640 ms) by which last_seen may lag */
 };
 

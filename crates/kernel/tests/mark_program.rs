@@ -82,7 +82,7 @@ fn assert_untouched(marker: &Marker, packet: &[u8]) {
 
 #[test]
 fn only_the_label_of_an_announced_flow_changes() {
-    let marker = marker();
+    let mut marker = marker();
     let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
     assert_untouched(&marker, &packet);
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
@@ -93,7 +93,7 @@ fn only_the_label_of_an_announced_flow_changes() {
 
 #[test]
 fn every_part_of_the_five_tuple_counts() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
     let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
     for (what, at) in [
@@ -114,7 +114,7 @@ fn every_part_of_the_five_tuple_counts() {
 
 #[test]
 fn udp_and_tcp_with_the_same_ports_are_two_flows() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Udp), label()).expect("room");
     assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(UDP, &[], UDP)), 14);
     assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(TCP, &[], TCP)));
@@ -122,7 +122,7 @@ fn udp_and_tcp_with_the_same_ports_are_two_flows() {
 
 #[test]
 fn vlan_tags_in_the_frame_are_stepped_over() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
     let (c_tag, s_tag) = ([0x81, 0, 0, 7], [0x88, 0xa8, 0, 9]);
     let network = ipv6(TCP, &[], TCP);
@@ -134,7 +134,7 @@ fn vlan_tags_in_the_frame_are_stepped_over() {
 
 #[test]
 fn extension_headers_are_stepped_over() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
     let options = |next| vec![next, 0, 1, 4, 0, 0, 0, 0];
     let first_fragment = |next| vec![next, 0, 0, 1, 0, 0, 0, 9];
@@ -151,7 +151,7 @@ fn extension_headers_are_stepped_over() {
 
 #[test]
 fn what_cannot_be_told_apart_passes_as_it_came() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
     let later_fragment = [TCP, 0, 0x05, 0xa8, 0, 0, 0, 9];
     assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(44, &later_fragment, TCP)));
@@ -165,7 +165,7 @@ fn what_cannot_be_told_apart_passes_as_it_came() {
 
 #[test]
 fn a_packet_cut_anywhere_passes_as_it_came() {
-    let marker = marker();
+    let mut marker = marker();
     marker.set(&flow(Protocol::Tcp), label()).expect("room");
     let options = [TCP, 0, 1, 4, 0, 0, 0, 0];
     let whole = frame(&[[0x81, 0, 0, 7]], 0x86dd, &ipv6(60, &options, TCP));
@@ -180,7 +180,7 @@ fn a_packet_cut_anywhere_passes_as_it_came() {
 #[test]
 fn a_full_map_is_an_error_and_leaves_the_others_alone() {
     let settings = Settings { max_flows: 2, ..Settings::default() };
-    let marker = Marker::load(&settings).expect("needs root");
+    let mut marker = Marker::load(&settings).expect("needs root");
     let flow = |port: u16| {
         let local = Endpoint::new("2001:db8::1".parse().expect("literal"), port);
         Key { protocol: Protocol::Tcp, local, remote: "[2001:db8::2]:9".parse().expect("literal") }

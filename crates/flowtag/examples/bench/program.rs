@@ -16,7 +16,7 @@ const REPEAT: u32 = 500_000;
 const FLOWS: [u32; 4] = [1, 1_000, 100_000, 1_000_000];
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    let marker = Marker::load(&Settings { max_flows: 1 << 20, ..Settings::default() })?;
+    let mut marker = Marker::load(&Settings { max_flows: 1 << 20, ..Settings::default() })?;
     marker.configure_test_run()?;
     report.section(
         "Program",

@@ -140,12 +140,12 @@ impl State {
     fn carry_out(&mut self, now: Timestamp, effect: Effect) -> Option<Event> {
         match effect {
             Effect::Mark { key, label } => {
-                let error = self.marker.as_ref()?.set(&kernel_key(&key), label).err()?;
+                let error = self.marker.as_mut()?.set(&kernel_key(&key), label).err()?;
                 self.throttle.warn("a flow is not marked", &error);
                 Some(Event::MarkFailed { key })
             }
             Effect::Unmark { key } => {
-                if let Some(Err(error)) = self.marker.as_ref().map(|m| m.remove(&kernel_key(&key))) {
+                if let Some(Err(error)) = self.marker.as_mut().map(|m| m.remove(&kernel_key(&key))) {
                     self.throttle.warn("a flow may still be marked", &error);
                 }
                 None

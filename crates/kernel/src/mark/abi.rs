@@ -66,7 +66,7 @@ const _: () = {
     ["Offset of field: mark_value::label"][::core::mem::offset_of!(mark_value, label) - 0usize];
     ["Offset of field: mark_value::last_seen"][::core::mem::offset_of!(mark_value, last_seen) - 4usize];
 };
-#[doc = " All flows whose keys have one hash: a filter before the table, and what makes cached labels invalid."]
+#[doc = " All flows whose keys have one hash, and one of them in full: a cache line that answers for most packets."]
 #[repr(C)]
 #[derive(
     Debug,
@@ -78,19 +78,32 @@ const _: () = {
     zerocopy :: KnownLayout,
 )]
 pub struct mark_slot {
-    #[doc = " changes with every change of a flow in this slot"]
-    pub generation: __u32,
-    #[doc = " how many flows of the table are in this slot; 0: a look-up in the table would find nothing"]
-    pub flows: __u32,
+    #[doc = " odd while user space writes, changed after"]
+    pub sequence: __u32,
+    #[doc = " 1: key and label are those of a flow in the table"]
+    pub direct: __u16,
+    #[doc = " how many flows of the table are in this slot, up to 65535; 0: a look-up would find nothing"]
+    pub flows: __u16,
+    #[doc = " as in struct mark_value"]
+    pub label: __u32,
+    #[doc = " as in struct mark_value"]
+    pub last_seen: __u32,
+    pub key: mark_key,
+    pub pad: [__u8; 8usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_slot"][::core::mem::size_of::<mark_slot>() - 8usize];
+    ["Size of mark_slot"][::core::mem::size_of::<mark_slot>() - 64usize];
     ["Alignment of mark_slot"][::core::mem::align_of::<mark_slot>() - 4usize];
-    ["Offset of field: mark_slot::generation"][::core::mem::offset_of!(mark_slot, generation) - 0usize];
-    ["Offset of field: mark_slot::flows"][::core::mem::offset_of!(mark_slot, flows) - 4usize];
+    ["Offset of field: mark_slot::sequence"][::core::mem::offset_of!(mark_slot, sequence) - 0usize];
+    ["Offset of field: mark_slot::direct"][::core::mem::offset_of!(mark_slot, direct) - 4usize];
+    ["Offset of field: mark_slot::flows"][::core::mem::offset_of!(mark_slot, flows) - 6usize];
+    ["Offset of field: mark_slot::label"][::core::mem::offset_of!(mark_slot, label) - 8usize];
+    ["Offset of field: mark_slot::last_seen"][::core::mem::offset_of!(mark_slot, last_seen) - 12usize];
+    ["Offset of field: mark_slot::key"][::core::mem::offset_of!(mark_slot, key) - 16usize];
+    ["Offset of field: mark_slot::pad"][::core::mem::offset_of!(mark_slot, pad) - 56usize];
 };
-#[doc = " What a socket's packets got last, kept in the socket. The key never changes after the entry was made."]
+#[doc = " From the program that decides to the one that writes, on one CPU."]
 #[repr(C)]
 #[derive(
     Debug,
@@ -101,25 +114,21 @@ const _: () = {
     zerocopy :: Immutable,
     zerocopy :: KnownLayout,
 )]
-pub struct mark_cached {
-    pub key: mark_key,
-    #[doc = " written together with generation, in one store"]
-    pub label: __u32,
-    #[doc = " of the slot, when the label was looked up"]
-    pub generation: __u32,
-    #[doc = " low half of jiffies64, when the label was looked up"]
-    pub looked_up: __u32,
-    pub pad: [__u8; 4usize],
+pub struct mark_order {
+    #[doc = " first four bytes of the IPv6 header with the label in it, network order"]
+    pub word: __u32,
+    #[doc = " where that header is"]
+    pub l3: __u16,
+    #[doc = " of the interface's counters"]
+    pub slot: __u16,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_cached"][::core::mem::size_of::<mark_cached>() - 56usize];
-    ["Alignment of mark_cached"][::core::mem::align_of::<mark_cached>() - 4usize];
-    ["Offset of field: mark_cached::key"][::core::mem::offset_of!(mark_cached, key) - 0usize];
-    ["Offset of field: mark_cached::label"][::core::mem::offset_of!(mark_cached, label) - 40usize];
-    ["Offset of field: mark_cached::generation"][::core::mem::offset_of!(mark_cached, generation) - 44usize];
-    ["Offset of field: mark_cached::looked_up"][::core::mem::offset_of!(mark_cached, looked_up) - 48usize];
-    ["Offset of field: mark_cached::pad"][::core::mem::offset_of!(mark_cached, pad) - 52usize];
+    ["Size of mark_order"][::core::mem::size_of::<mark_order>() - 8usize];
+    ["Alignment of mark_order"][::core::mem::align_of::<mark_order>() - 4usize];
+    ["Offset of field: mark_order::word"][::core::mem::offset_of!(mark_order, word) - 0usize];
+    ["Offset of field: mark_order::l3"][::core::mem::offset_of!(mark_order, l3) - 4usize];
+    ["Offset of field: mark_order::slot"][::core::mem::offset_of!(mark_order, slot) - 6usize];
 };
 pub mod mark_verdict {
     #[allow(unused_imports)]
@@ -154,8 +163,6 @@ pub mod mark_limits {
     pub const MARK_MAX_EXTENSION_HEADERS: Type = 8;
     #[doc = " with counters of their own; slot 0 is shared by the rest"]
     pub const MARK_MAX_INTERFACES: Type = 255;
-    #[doc = " of the filter, 8 bytes each; a power of two"]
-    pub const MARK_SLOTS: Type = 262144;
     #[doc = " jiffies (64 ms to 640 ms) by which last_seen may lag"]
     pub const MARK_LAST_SEEN_STEP: Type = 64;
 }

@@ -13,6 +13,9 @@
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
 #define LABEL_MASK 0xfffff
 
+/* Number of slots less one. Set before loading. */
+const volatile __u32 slot_mask = 0;
+
 /* Key: flow as its packets leave. Written by user space (one entry per announced IPv6 flow), read per packet; the
  * program only refreshes last_seen. A hash and no LRU: an entry leaves when its flow ends, never by being forgotten;
  * a full map is an error that user space gets and counts. Not preallocated: memory follows the number of flows.
@@ -25,24 +28,32 @@ struct {
 	__type(value, struct mark_value);
 } flowtag_flows SEC(".maps");
 
-/* Key: hash of a flow's key. Written by user space through a shared mapping, read per packet. Tells packets of no flow
- * for the price of an array, and says when a cached label is out of date. Never full. */
+/* Key: hash of a flow's key. Written by user space through a shared mapping, read per packet; the program only refreshes
+ * last_seen. Answers for most packets from one cache line: whether any flow has this hash, and which label if it is the
+ * flow that is kept here. Never full; max_entries is set before loading, a power of two. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, MARK_SLOTS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct mark_slot);
 } flowtag_slots SEC(".maps");
 
-/* In a socket that sends packets of an announced flow. Written and read by the program; goes with the socket. Where it
- * cannot be had (no memory, no socket) the table is looked up for each packet. */
+/* Key: 0. What the deciding program tells the writing one; written and read within one packet. */
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct mark_cached);
-} flowtag_cache SEC(".maps");
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct mark_order);
+} flowtag_order SEC(".maps");
+
+/* Key: 0. The writing program; put there by user space after loading. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} flowtag_writer SEC(".maps");
 
 /* Key: ifindex. Written by user space when it attaches. An array because a look-up in it costs 1 ns and happens for
  * every packet; max_entries is set before loading, above the largest ifindex of the host. */
@@ -79,15 +90,6 @@ static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict
 	c->bytes += skb->wire_len;
 }
 
-static __always_inline int write_label(struct __sk_buff *skb, __u32 l3, __be32 was, __u32 label)
-{
-	__be32 word = (was & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
-
-	/* The label is in no checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
-	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED
-										       : MARK_MARKED;
-}
-
 /* Ports are the first four bytes of TCP and of UDP. */
 static __always_inline int load_ports(struct __sk_buff *skb, __u32 l4, struct mark_key *key)
 {
@@ -106,7 +108,7 @@ static __always_inline struct mark_slot *slot_of(const struct mark_key *key)
 {
 	const __u32 *words = (const void *)key;
 	__u32 hash = words[8] * 0x9e3779b1 ^ words[7] * 0x85ebca6b ^ words[3] * 0xc2b2ae35;
-	__u32 index = (hash ^ hash >> 15) & (MARK_SLOTS - 1);
+	__u32 index = (hash ^ hash >> 15) & slot_mask;
 
 	return bpf_map_lookup_elem(&flowtag_slots, &index);
 }
@@ -118,98 +120,58 @@ static __always_inline bool is_same_key(const struct mark_key *a, const struct m
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
 }
 
-/* The full socket that sends the packet; NULL for forwarded packets, handshakes of listeners, resets. */
-static __always_inline struct bpf_sock *socket_of(struct __sk_buff *skb)
+/* Notes that a flow is alive; seldom, as CPUs share the cache line. */
+static __always_inline void refresh(__u32 *last_seen)
 {
-	struct bpf_sock *sk = skb->sk;
+	__u32 now = now_jiffies(), before = *last_seen;
 
-	return sk ? bpf_sk_fullsock(sk) : NULL;
+	if (!before || now - before > MARK_LAST_SEEN_STEP)
+		*last_seen = now;
 }
 
-/* Label and generation change together, so that no CPU sees a label with the generation of another. */
-static __always_inline void remember(struct mark_cached *cached, __u32 label, __u32 generation, __u32 now)
-{
-	union {
-		struct {
-			__u32 label, generation;
-		};
-		__u64 both;
-	} fresh = {{label, generation}};
-
-	_Static_assert(__builtin_offsetof(struct mark_cached, label) % 8 == 0, "one aligned store");
-	*(volatile __u64 *)&cached->label = fresh.both;
-	cached->looked_up = now;
-}
-
-/* Notes that the flow is alive; seldom, as CPUs share the cache line. True when it has been for a while: making an entry
- * in a socket costs as much as many look-ups, which a short connection would never earn back. */
-static __always_inline bool refresh(struct mark_value *flow, __u32 now)
-{
-	__u32 before = flow->last_seen;
-
-	if (before && now - before <= MARK_LAST_SEEN_STEP)
-		return false;
-	flow->last_seen = now;
-	return before;
-}
-
-/* Looks the flow up in the table and keeps what it finds in the socket, if one sends this flow and is worth it. */
-static __always_inline int look_up(struct bpf_sock *sk, struct mark_cached *cached, const struct mark_key *key,
-				   __u32 generation, __u32 *label)
+static __always_inline int look_up(const struct mark_key *key, __u32 *label)
 {
 	struct mark_value *flow = bpf_map_lookup_elem(&flowtag_flows, key);
-	__u32 now = now_jiffies();
-	bool lasting;
 
 	if (!flow)
 		return MARK_NO_FLOW;
-	lasting = refresh(flow, now);
+	refresh(&flow->last_seen);
 	*label = flow->label;
-	if (cached && is_same_key(&cached->key, key)) {
-		remember(cached, *label, generation, now);
-	} else if (sk && !cached && lasting) {
-		struct mark_cached fresh = {.key = *key, .label = *label, .generation = generation, .looked_up = now};
-
-		bpf_sk_storage_get(&flowtag_cache, sk, &fresh, BPF_SK_STORAGE_GET_F_CREATE);
-	}
 	return MARK_MARKED;
 }
 
-static __always_inline int label_of(struct __sk_buff *skb, const struct mark_key *key, __u32 *label)
+static __always_inline int label_of(const struct mark_key *key, __u32 *label)
 {
 	struct mark_slot *slot = slot_of(key);
-	struct mark_cached *cached = NULL;
-	struct bpf_sock *sk;
-	__u32 generation;
+	__u32 sequence;
 
 	if (!slot || !slot->flows)
 		return MARK_NO_FLOW;
-	generation = *(volatile __u32 *)&slot->generation; /* before the look-up: a change after it shows next time */
-	sk = socket_of(skb);
-	if (sk)
-		cached = bpf_sk_storage_get(&flowtag_cache, sk, NULL, 0);
-	/* Looked up again now and then, so that the table knows that the flow is alive. */
-	if (cached && cached->generation == generation && now_jiffies() - cached->looked_up <= MARK_LAST_SEEN_STEP &&
-	    is_same_key(&cached->key, key)) {
-		*label = cached->label;
+	sequence = *(volatile __u32 *)&slot->sequence;
+	if (slot->direct && is_same_key(&slot->key, key)) {
+		*label = *(volatile __u32 *)&slot->label;
+		/* User space was at it meanwhile: the table knows. */
+		if (sequence & 1 || *(volatile __u32 *)&slot->sequence != sequence)
+			return look_up(key, label);
+		refresh(&slot->last_seen);
 		return MARK_MARKED;
 	}
-	return look_up(sk, cached, key, generation, label);
+	return look_up(key, label);
 }
 
-static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
+/* Finds out what is to be written into the packet, if anything. Reads only. */
+static __always_inline int decide_ipv6(struct __sk_buff *skb, __u32 l3, __be32 *word)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
 	struct ipv6hdr buf;
 	const struct ipv6hdr *ip6 = bytes_at(skb, l3, sizeof(buf), &buf);
 	__u32 l4 = l3 + sizeof(buf);
 	__u32 label;
-	__be32 word;
 	int verdict;
 
 	if (!ip6)
 		return MARK_UNREADABLE;
-	word = *(__be32 *)ip6;
+	*word = *(__be32 *)ip6;
 	/* Source and destination are neighbours in the header as in the key. */
 	__builtin_memcpy(key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
 	key.protocol = ip6->nexthdr;
@@ -222,31 +184,75 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, __u32 l3)
 		return MARK_OTHER_PROTOCOL;
 	if (l4 > MAX_L4_OFFSET || load_ports(skb, l4, &key))
 		return MARK_UNREADABLE;
-	verdict = label_of(skb, &key, &label);
-	return verdict == MARK_MARKED ? write_label(skb, l3, word, label) : verdict;
+	verdict = label_of(&key, &label);
+	if (verdict == MARK_MARKED)
+		*word = (*word & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
+	return verdict;
 }
 
-static __always_inline int mark(struct __sk_buff *skb, const struct mark_interface *iface)
+static __always_inline int decide(struct __sk_buff *skb, const struct mark_interface *iface, __u32 *l3, __be32 *word)
 {
 	__be16 proto;
-	__u32 l3;
-	int err = iface->link_header_len ? ethernet_protocol(skb, &l3, &proto) : bare_protocol(skb, &l3, &proto);
+	int err = iface->link_header_len ? ethernet_protocol(skb, l3, &proto) : bare_protocol(skb, l3, &proto);
 
 	if (err)
 		return MARK_UNREADABLE;
 	if (proto == bpf_htons(ETH_P_IPV6))
-		return mark_ipv6(skb, l3);
+		return decide_ipv6(skb, *l3, word);
 	return proto == bpf_htons(ETH_P_IP) ? MARK_IPV4 : MARK_NOT_IP;
 }
 
+/* For packets whose header is not in the linear part, and where the writing program is missing. The label is in no
+ * checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
+static __always_inline int store(struct __sk_buff *skb, __u32 l3, __be32 word)
+{
+	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED
+										       : MARK_MARKED;
+}
+
+/* Decides. A program that writes to packets makes the verifier unclone every packet that it is given, so this one does
+ * not, and leaves the few that are marked to another. */
 SEC("tc")
 int flowtag_mark(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
+	__u32 ifindex = skb->ifindex, zero = 0, l3 = 0;
 	struct mark_interface *iface = bpf_map_lookup_elem(&flowtag_ifaces, &ifindex);
+	struct mark_order *order;
+	__be32 word = 0;
+	int verdict;
 
-	if (iface && iface->known)
-		count(skb, iface->slot, mark(skb, iface));
+	if (!iface || !iface->known)
+		return TC_ACT_UNSPEC;
+	verdict = decide(skb, iface, &l3, &word);
+	order = bpf_map_lookup_elem(&flowtag_order, &zero);
+	if (verdict == MARK_MARKED && order) {
+		*order = (struct mark_order){.word = word, .l3 = l3, .slot = iface->slot};
+		bpf_tail_call_static(skb, &flowtag_writer, 0);
+		verdict = store(skb, l3, word); /* not reached once the writer is in its place */
+	}
+	count(skb, iface->slot, verdict);
+	return TC_ACT_UNSPEC;
+}
+
+/* Writes what was decided. For a packet that is shared with the retransmission queue the verifier's prologue has made
+ * the header our own; the queue builds headers anew for each transmission. */
+SEC("tc")
+int flowtag_write(struct __sk_buff *skb)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	__u32 zero = 0;
+	struct mark_order *order = bpf_map_lookup_elem(&flowtag_order, &zero);
+	int verdict = MARK_MARKED;
+	__u32 l3;
+
+	if (!order)
+		return TC_ACT_UNSPEC;
+	l3 = order->l3 & 0xff; /* the verifier wants a bound well below 64 KiB; Ethernet with two tags needs 22 */
+	if (data + l3 + sizeof(order->word) <= end)
+		*(__be32 *)(data + l3) = order->word;
+	else
+		verdict = store(skb, l3, order->word);
+	count(skb, order->slot, verdict);
 	return TC_ACT_UNSPEC;
 }
 

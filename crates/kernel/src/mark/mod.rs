@@ -13,6 +13,7 @@ mod slots;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -117,10 +118,12 @@ impl Marker {
     pub fn load(settings: &Settings) -> Result<Self> {
         let load = |source| Error::Load { feature: "mark", source };
         let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load)?;
-        let interfaces = interface_limit();
+        let (interfaces, slots) = (interface_limit(), slots::Slots::count_for(settings.max_flows));
         for mut map in open.maps_mut() {
             match map.name().to_str() {
                 Some(FLOWS) => map.set_max_entries(settings.max_flows),
+                Some(SLOTS) => map.set_max_entries(slots),
+                Some(name) if name.ends_with(".rodata") => map.set_initial_value((slots - 1).as_bytes()),
                 Some(INTERFACES) => map.set_max_entries(interfaces),
                 _ => Ok(()),
             }
@@ -132,6 +135,9 @@ impl Marker {
             MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
         };
         let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
+        let writer = object.progs().find(|p| p.name() == "flowtag_write").expect("the object has this program");
+        let fd = writer.as_fd().as_raw_fd();
+        handle("flowtag_writer")?.update(0_u32.as_bytes(), fd.as_bytes(), MapFlags::ANY).map_err(load)?;
         let map = |source| Error::Query { what: "memory to share with the marking program", source };
         let slots = slots::Slots::map(&handle(SLOTS)?).map_err(map)?;
         Ok(Self { object, flows, slots, interfaces, counters, settings: settings.clone(), attached: HashMap::new() })
@@ -187,14 +193,14 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::Full`] when the map is full: the flow is then not marked, and no other is affected.
-    pub fn set(&self, flow: &Key, label: FlowLabel) -> Result<()> {
+    pub fn set(&mut self, flow: &Key, label: FlowLabel) -> Result<()> {
         let (key, value) = (key_of(flow), mark_value { label: label.value(), last_seen: 0 });
         let update = |flags| self.flows.update(key.as_bytes(), value.as_bytes(), flags);
         match update(MapFlags::NO_EXIST) {
-            Ok(()) => self.slots.added(&key),
+            Ok(()) => self.slots.added(&key, value.label),
             Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => {
                 update(MapFlags::EXIST).map_err(|e| self.write_error(e))?;
-                self.slots.changed(&key);
+                self.slots.changed(&key, value.label);
             }
             Err(e) => return Err(self.write_error(e)),
         }
@@ -212,7 +218,7 @@ impl Marker {
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn remove(&self, flow: &Key) -> Result<()> {
+    pub fn remove(&mut self, flow: &Key) -> Result<()> {
         let key = key_of(flow);
         match self.flows.delete(key.as_bytes()) {
             Ok(()) => self.slots.removed(&key),
@@ -227,11 +233,19 @@ impl Marker {
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
     pub fn last_seen(&self, flow: &Key) -> Result<Option<Duration>> {
-        let read = |source| Error::Map { action: "read", map: "flow table", source };
-        let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
-        let value = bytes.and_then(|b| mark_value::read_from_bytes(&b).ok());
-        let Some(seen) = value.map(|v| v.last_seen).filter(|jiffies| *jiffies != 0) else { return Ok(None) };
+        let key = key_of(flow);
+        let seen = match self.slots.last_seen(&key) {
+            Some(jiffies) => Some(jiffies),
+            None => self.value(&key)?.map(|v| v.last_seen),
+        };
+        let Some(seen) = seen.filter(|jiffies| *jiffies != 0) else { return Ok(None) };
         Ok(Some(tick() * self.now()?.wrapping_sub(seen)))
+    }
+
+    fn value(&self, key: &mark_key) -> Result<Option<mark_value>> {
+        let read = |source| Error::Map { action: "read", map: "flow table", source };
+        let bytes = self.flows.lookup(key.as_bytes(), MapFlags::ANY).map_err(read)?;
+        Ok(bytes.and_then(|b| mark_value::read_from_bytes(&b).ok()))
     }
 
     /// Label of `flow` in the kernel; none: not marked.
@@ -239,11 +253,7 @@ impl Marker {
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
     pub fn label(&self, flow: &Key) -> Result<Option<FlowLabel>> {
-        let read = |source| Error::Map { action: "read", map: "flow table", source };
-        let bytes = self.flows.lookup(key_of(flow).as_bytes(), MapFlags::ANY).map_err(read)?;
-        Ok(bytes
-            .and_then(|b| mark_value::read_from_bytes(&b).ok())
-            .and_then(|v| FlowLabel::new(u64::from(v.label)).ok()))
+        Ok(self.value(&key_of(flow))?.and_then(|v| FlowLabel::new(u64::from(v.label)).ok()))
     }
 
     /// What the program did on each interface.
