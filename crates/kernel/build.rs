@@ -14,7 +14,8 @@ fn main() {
     let bpf = manifest.join("../../bpf");
     // A system header, so that its own padding does not trip -Wpadded.
     let vmlinux = format!("-isystem{}", bpf.join("vmlinux").join(&arch).display());
-    let includes = [vmlinux, format!("-I{}", bpf.join("abi").display()), format!("-I{}", bpf.join("lib").display())];
+    let includes =
+        [vmlinux, format!("-I{}", bpf.join("abi").display()), format!("-I{}", bpf.join("lib").display())];
     for source in PROGRAMS {
         let object = out.join(Path::new(source).with_extension("o").file_name().expect("a file"));
         let flags = ["-Wall", "-Wextra", "-Wno-unused-parameter", "-Werror", "-Wpadded"].map(str::to_owned);
@@ -24,7 +25,9 @@ fn main() {
             .clang_args(flags.into_iter().chain(includes.iter().cloned()))
             .build();
         if let Err(e) = result {
-            panic!("clang could not compile {source}: {e:#}\nneeded: clang 14 or newer (`make setup` installs it)");
+            panic!(
+                "clang could not compile {source}: {e:#}\nneeded: clang 14 or newer (`make setup` installs it)"
+            );
         }
         println!("cargo:rerun-if-changed={source}");
     }

@@ -45,7 +45,7 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
-    /// Writes bpf/vmlinux/<arch>/vmlinux.h from the types of a Debian kernel.
+    /// Writes `bpf/vmlinux/<arch>/vmlinux.h` from the types of a Debian kernel.
     Vmlinux(vmlinux::Args),
 }
 

@@ -1,4 +1,4 @@
-//! bpf/vmlinux/<arch>/vmlinux.h: the types of a kernel, from the package that Debian ships.
+//! `bpf/vmlinux/<arch>/vmlinux.h`: the types of a kernel, from the package that Debian ships.
 //!
 //! Place in the flow: once, when the pinned kernel changes; the header is checked in. The kernel is only read, so
 //! the header of any architecture can be made on any machine.

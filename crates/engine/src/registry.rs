@@ -333,7 +333,12 @@ impl<N: Copy + Ord + Display> Names<N> {
     fn suggest(&self, text: &str) -> Vec<String> {
         const ALIKE: f64 = 0.75;
         let text = plain(text);
-        let likeness = |name: &str| strsim::jaro_winkler(&text, &plain(name));
+        // Jaro does not see two letters that changed places in a short name.
+        let one_slip = |name: &str| strsim::damerau_levenshtein(&text, name) == 1;
+        let likeness = |name: &str| {
+            let name = plain(name);
+            strsim::jaro_winkler(&text, &name).max(if one_slip(&name) { ALIKE } else { 0.0 })
+        };
         let mut names: Vec<_> = self.by_number.values().map(|name| (likeness(name), name)).collect();
         names.retain(|(alike, _)| *alike >= ALIKE);
         names.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));

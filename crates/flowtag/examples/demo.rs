@@ -28,7 +28,10 @@ fn main() {
 
 fn demo() -> Result<()> {
     ensure!(flowtag_testbed::root(), "network namespaces and eBPF need root: sudo make demo");
-    let flowtag = std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("flowtag is not built")?;
+    let flowtag = std::env::current_exe()?
+        .with_file_name("../flowtag")
+        .canonicalize()
+        .context("flowtag is not built")?;
     title("1. Two hosts, one link, one daemon");
     let bed = Testbed::new("demo")?;
     let (storage, client) = (bed.host("storage")?, bed.host("client")?);
@@ -117,7 +120,15 @@ fn transfer(storage: &Host, client: &Host, link: &Link) -> Result<Captured> {
     server.wait_for_output("Server listening", Duration::from_secs(20))?;
     let capture = client.capture("eth0", &format!("tcp port {PORT}"))?;
     let mut command = storage.command("iperf3");
-    command.args(["--json", "--client", &link.b.ipv6.to_string(), "--cport", &PORT.to_string(), "--bytes", TRANSFER]);
+    command.args([
+        "--json",
+        "--client",
+        &link.b.ipv6.to_string(),
+        "--cport",
+        &PORT.to_string(),
+        "--bytes",
+        TRANSFER,
+    ]);
     let report: serde_json::Value = serde_json::from_str(&checked(&mut command)?)?;
     let received = &report["end"]["sum_received"];
     say(&format!(
@@ -138,7 +149,8 @@ struct Summary {
 
 fn packets(capture: &Captured, what: &str) -> Result<Summary> {
     let frames = capture.frames()?;
-    let parsed: Vec<_> = frames.iter().filter_map(|f| Packet::parse(LinkType::Ethernet, &f.data).ok()).collect();
+    let parsed: Vec<_> =
+        frames.iter().filter_map(|f| Packet::parse(LinkType::Ethernet, &f.data).ok()).collect();
     let outward: Vec<_> = parsed.iter().filter(|p| p.ports.is_some_and(|ports| ports.src == PORT)).collect();
     let mut summary = Summary { labels: BTreeMap::new(), headers: BTreeMap::new() };
     say(&format!("\n{what}: the first packets of {}", outward.len()));
@@ -180,7 +192,12 @@ fn verdict(before: &Summary, after: &Summary) -> Result<()> {
     if !all_marked {
         bail!("not every packet carries {wanted}: {}", list(&after.labels));
     }
-    ensure!(same(before) == same(after), "DSCP, ECN or hop limit changed: {:?} {:?}", same(before), same(after));
+    ensure!(
+        same(before) == same(after),
+        "DSCP, ECN or hop limit changed: {:?} {:?}",
+        same(before),
+        same(after)
+    );
     say("\nEvery packet carries cms/Analysis Input from the SYN to the last, with one label.");
     say("DSCP, ECN and hop limit are what they were; iperf3 received every byte.");
     Ok(())

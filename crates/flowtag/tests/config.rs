@@ -46,13 +46,18 @@ fn an_unknown_interface_is_refused_at_start_with_those_that_exist() {
     let config = "[mark]\ninterfaces = [\"l0\"]\n[inputs.control]\nenabled = false\n";
     assert_refused(
         &flowtag(&["run", "--config"], config),
-        &["mark.interfaces = \"l0\" is not an interface of this host", "did you mean \"lo\"?", "write a pattern"],
+        &[
+            "mark.interfaces = \"l0\" is not an interface of this host",
+            "did you mean \"lo\"?",
+            "write a pattern",
+        ],
     );
 }
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let output = Command::new(binary()).args(["run", "-c", "/nonexistent/flowtag.toml"]).output().expect("it runs");
+    let output =
+        Command::new(binary()).args(["run", "-c", "/nonexistent/flowtag.toml"]).output().expect("it runs");
     assert_refused(&output, &["cannot read /nonexistent/flowtag.toml", "No such file"]);
 }
 

@@ -46,7 +46,8 @@ fn assert_valid(text: &str) {
     assert!(regex::Regex::new(header).expect("a pattern").is_match(text), "{text}");
     let json: Value = serde_json::from_str(&text[text.find('{').expect("JSON")..]).expect("JSON");
     let schema: Value = serde_json::from_str(SCHEMA).expect("the schema");
-    let validator = jsonschema::options().should_validate_formats(true).build(&schema).expect("the schema compiles");
+    let validator =
+        jsonschema::options().should_validate_formats(true).build(&schema).expect("the schema compiles");
     validator.validate(&json).unwrap_or_else(|e| panic!("{e}: {json}"));
 }
 
@@ -60,11 +61,12 @@ fn destination_and_two_collectors_get_both_fireflies_and_a_dead_one_changes_noth
     require_root!();
     let hosts = Hosts::new("fireflies");
     let (v6, v4) = (hosts.link.b.ipv6, hosts.link.b.ipv4);
-    let collectors = [hosts.dst(10514), hosts.dst(10515), (v4, 10516).into()].map(|a| Collector::new(&hosts.b, a));
+    let collectors =
+        [hosts.dst(10514), hosts.dst(10515), (v4, 10516).into()].map(|a| Collector::new(&hosts.b, a));
     let addresses = [
         format!("[{v6}]:10515"),
         format!("{v4}:10516"),
-        format!("{v4}:9"),                     // nobody listens
+        format!("{v4}:9"),                    // nobody listens
         "collector.invalid:10514".to_owned(), // RFC 2606: never resolves
         "192.0.2.1:10514".to_owned(),         // no route
     ];
@@ -77,7 +79,10 @@ fn destination_and_two_collectors_get_both_fireflies_and_a_dead_one_changes_noth
         assert_eq!((start.state, end.state), (State::Start, State::End));
         for firefly in [&start, &end] {
             assert_eq!((firefly.experiment, firefly.activity), (3, 14));
-            assert_eq!((firefly.flow.src().to_string(), firefly.flow.dst().to_string()), (src.clone(), dst.clone()));
+            assert_eq!(
+                (firefly.flow.src().to_string(), firefly.flow.dst().to_string()),
+                (src.clone(), dst.clone())
+            );
             assert_eq!(firefly.application.as_deref(), Some("test 1.0"));
             assert!(firefly.start_time.is_some() && firefly.current_time.is_some());
         }
@@ -88,7 +93,8 @@ fn destination_and_two_collectors_get_both_fireflies_and_a_dead_one_changes_noth
     }
     daemon.wait_for_log("collector cannot be resolved");
     let status = cli::json(&daemon, &["status"]);
-    let unresolved = status["collectors"].as_array().expect("collectors").iter().filter(|c| c["address"].is_null());
+    let unresolved =
+        status["collectors"].as_array().expect("collectors").iter().filter(|c| c["address"].is_null());
     assert_eq!(unresolved.count(), 1);
     assert_eq!(status["fireflies"]["unresolved"], 2);
     assert_eq!(status["fireflies"]["dropped"], 0);
@@ -103,7 +109,10 @@ fn another_collector_is_followed_by_a_reload() {
     let mut daemon = hosts.daemon(&config(&["[2001:db8::dead]:10515".to_owned()]));
     daemon.reload(&config(&[format!("[{}]:10515", hosts.link.b.ipv6)]));
     daemon.wait_for_log("the new configuration is in force");
-    cli::ok(&daemon, &["flow", "start", "-t", "3/14", "tcp", &hosts.src(1).to_string(), &hosts.dst(2).to_string()]);
+    cli::ok(
+        &daemon,
+        &["flow", "start", "-t", "3/14", "tcp", &hosts.src(1).to_string(), &hosts.dst(2).to_string()],
+    );
     assert_eq!(collector.receive().state, State::Start);
 }
 
@@ -112,7 +121,8 @@ fn the_destination_copy_can_be_switched_off_and_collectors_choose_experiments() 
     require_root!();
     let hosts = Hosts::new("filter");
     let destination = Collector::new(&hosts.b, hosts.dst(10514));
-    let (all, atlas) = (Collector::new(&hosts.b, hosts.dst(10515)), Collector::new(&hosts.b, hosts.dst(10516)));
+    let (all, atlas) =
+        (Collector::new(&hosts.b, hosts.dst(10515)), Collector::new(&hosts.b, hosts.dst(10516)));
     let address = |port: u16| format!("[[outputs.firefly.collectors]]\naddress = \"{}\"\n", hosts.dst(port));
     let toml = format!(
         "[mark]\nenabled = false\n[outputs.firefly]\ndestination = false\n{}{}experiments = [\"atlas\"]\n",
@@ -121,7 +131,10 @@ fn the_destination_copy_can_be_switched_off_and_collectors_choose_experiments() 
     );
     let daemon = hosts.daemon(&toml);
     for (port, tag) in [(1, "cms/default"), (2, "atlas/default")] {
-        cli::ok(&daemon, &["flow", "start", "-t", tag, "tcp", &hosts.src(port).to_string(), &hosts.dst(9).to_string()]);
+        cli::ok(
+            &daemon,
+            &["flow", "start", "-t", tag, "tcp", &hosts.src(port).to_string(), &hosts.dst(9).to_string()],
+        );
     }
     assert_eq!([all.receive().experiment, all.receive().experiment], [3, 2]);
     assert_eq!(atlas.receive().experiment, 2);

@@ -31,7 +31,10 @@ fn config(hook: &str) -> String {
 /// Sends datagrams of a flow until one arrives with its label, or fails.
 fn assert_marks(hosts: &Hosts, daemon: &Daemon) -> flowtag_wire::FlowLabel {
     let (src, dst) = (hosts.src(40000), hosts.dst(5201));
-    cli::ok(daemon, &["flow", "start", "-t", "cms/Analysis Input", "udp", &src.to_string(), &dst.to_string()]);
+    cli::ok(
+        daemon,
+        &["flow", "start", "-t", "cms/Analysis Input", "udp", &src.to_string(), &dst.to_string()],
+    );
     let capture = hosts.b.capture("eth0", "udp port 5201").expect("capture");
     hosts.udp(40000).send_to(b"is this marked?", dst).expect("sent");
     capture.wait_for(1, LIMIT).expect("captured");
@@ -62,7 +65,12 @@ fn neighbour(host: &Host, hook: &str) -> Marker {
 
 fn packets_seen(marker: &Marker) -> u64 {
     let counters = marker.counters().expect("counters");
-    counters.iter().flat_map(|c| &c.counts).filter(|(v, _)| *v != Verdict::Marked).map(|(_, c)| c.packets).sum()
+    counters
+        .iter()
+        .flat_map(|c| &c.counts)
+        .filter(|(v, _)| *v != Verdict::Marked)
+        .map(|(_, c)| c.packets)
+        .sum()
 }
 
 #[test]
@@ -240,7 +248,8 @@ fn a_full_table_is_told_and_counted_and_the_flows_in_it_go_on() {
     let daemon = hosts.daemon(&format!("{}[flows]\nmax = 2\n", config("auto")));
     assert_marks(&hosts, &daemon);
     cli::ok(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:1", "[fd00:f1:1::2]:1"]);
-    let third = cli::run(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:2", "[fd00:f1:1::2]:2"]);
+    let third =
+        cli::run(&daemon, &["flow", "start", "-t", "3/14", "udp", "[fd00:f1:1::1]:2", "[fd00:f1:1::2]:2"]);
     let stderr = String::from_utf8_lossy(&third.stderr);
     assert!(!third.status.success() && stderr.contains("full"), "{stderr}");
     let status = cli::json(&daemon, &["status"]);

@@ -64,7 +64,8 @@ fn a_flow_is_marked_from_its_start_to_its_end_and_nothing_else_is() {
 
         let all = seen(&capture.stop().expect("captured"));
         let ours = between(&all, src, dst);
-        let at = |size| ours.iter().position(|p| p.payload == size).expect("the packet that separates the phases");
+        let at =
+            |size| ours.iter().position(|p| p.payload == size).expect("the packet that separates the phases");
         let (before, stopped, retagged) = (at(1000), at(1001), at(1002));
         let untouched = one_label(&ours[..=before]);
         let marked = one_label(&ours[before + 1..stopped]);
@@ -76,7 +77,11 @@ fn a_flow_is_marked_from_its_start_to_its_end_and_nothing_else_is() {
         assert_tag(retagged, 3, 15);
         assert_eq!(retagged.entropy(), marked.entropy(), "another tag, the same entropy");
         assert_ne!(one_label(&between(&all, hosts.src(40001), hosts.dst(5202))).tag(), Some(tag(3, 14)));
-        assert_ne!(one_label(&between(&all, dst, src)).tag(), Some(tag(3, 14)), "packets towards us are not ours to mark");
+        assert_ne!(
+            one_label(&between(&all, dst, src)).tag(),
+            Some(tag(3, 14)),
+            "packets towards us are not ours to mark"
+        );
         daemon.stop();
     }
 }
@@ -110,7 +115,8 @@ fn dscp_ecn_hop_limit_payload_and_checksums_are_untouched() {
     let (mut flow, mut control) = (hosts.connect(40000, 5201), hosts.connect(40001, 5202));
     for connection in [&flow, &control] {
         // EF (46) in the upper six bits; the kernel keeps the two ECN bits.
-        nix::sys::socket::setsockopt(&connection.0, nix::sys::socket::sockopt::Ipv6TClass, &0xb8).expect("DSCP");
+        nix::sys::socket::setsockopt(&connection.0, nix::sys::socket::sockopt::Ipv6TClass, &0xb8)
+            .expect("DSCP");
     }
     start(&daemon, "cms/Analysis Input", "tcp", hosts.src(40000), hosts.dst(5201));
     let data: Vec<u8> = (0..300_000_u32).map(|i| (i % 251) as u8).collect();
@@ -197,11 +203,23 @@ fn cases(hosts: &Hosts) -> Vec<Case> {
         ("destination options", frame(hosts, &[], 0x86dd, &ipv6(src, dst, 60, &options, "dstopt")), Some(14)),
         ("hop-by-hop options", frame(hosts, &[], 0x86dd, &ipv6(src, dst, 0, &options, "hopopt")), Some(14)),
         ("the other way round", frame(hosts, &[], 0x86dd, &ipv6(dst, src, UDP, &[], "reverse")), None),
-        ("another source address", frame(hosts, &[], 0x86dd, &ipv6(stranger, dst, UDP, &[], "stranger")), None),
-        ("another protocol", frame(hosts, &[], 0x86dd, &ipv6(src, dst, TCP, &[], "tcp, not announced")), None),
+        (
+            "another source address",
+            frame(hosts, &[], 0x86dd, &ipv6(stranger, dst, UDP, &[], "stranger")),
+            None,
+        ),
+        (
+            "another protocol",
+            frame(hosts, &[], 0x86dd, &ipv6(src, dst, TCP, &[], "tcp, not announced")),
+            None,
+        ),
         ("another port", frame(hosts, &[], 0x86dd, &ipv6(hosts.src(40001), dst, UDP, &[], "port")), None),
         ("IPv4", frame(hosts, &[], 0x0800, &ipv4), None),
-        ("neither IPv4 nor IPv6", frame(hosts, &[], 0x88b5, b"local experimental EtherType, 60 bytes or more ........"), None),
+        (
+            "neither IPv4 nor IPv6",
+            frame(hosts, &[], 0x88b5, b"local experimental EtherType, 60 bytes or more ........"),
+            None,
+        ),
     ]
 }
 
@@ -213,7 +231,8 @@ fn frames_differ_from_what_was_sent_in_the_label_and_nothing_else() {
         let daemon = hosts.daemon(&marking(hook));
         start(&daemon, "cms/Analysis Input", "udp", hosts.src(40000), hosts.dst(5201));
         let list = cli::json(&daemon, &["flow", "list"]);
-        let label = u32::from_str_radix(list["label"].as_str().expect("a label").trim_start_matches("0x"), 16);
+        let label =
+            u32::from_str_radix(list["label"].as_str().expect("a label").trim_start_matches("0x"), 16);
         let [_, high, middle, low] = label.expect("hexadecimal").to_be_bytes();
         let cases = cases(&hosts);
         let capture = hosts.b.capture("eth0", "not icmp6 and not arp").expect("capture");
@@ -221,7 +240,9 @@ fn frames_differ_from_what_was_sent_in_the_label_and_nothing_else() {
             .a
             .run(|| {
                 let socket = PacketSocket::open("eth0", ETH_P_NONE).expect("a packet socket");
-                cases.iter().for_each(|(what, frame, _)| socket.send(frame).unwrap_or_else(|e| panic!("{what}: {e}")));
+                cases.iter().for_each(|(what, frame, _)| {
+                    socket.send(frame).unwrap_or_else(|e| panic!("{what}: {e}"))
+                });
             })
             .expect("host a");
         capture.wait_for(cases.len(), Duration::from_secs(20)).expect("all frames arrive");
@@ -233,7 +254,10 @@ fn frames_differ_from_what_was_sent_in_the_label_and_nothing_else() {
                 expected[l3 + 2] = middle;
                 expected[l3 + 3] = low;
             }
-            assert!(frames.iter().any(|f| f.data == expected), "{hook}: {what}: not received as expected: {frames:02x?}");
+            assert!(
+                frames.iter().any(|f| f.data == expected),
+                "{hook}: {what}: not received as expected: {frames:02x?}"
+            );
         }
         daemon.stop();
     }

@@ -13,7 +13,8 @@ use common::daemon::{Daemon, binary};
 use flowtag_testbed::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
-const CONFIG: &str = "[mark]\nenabled = false\n[outputs.firefly]\nenabled = false\n[inputs.pipe]\nenabled = true\n";
+const CONFIG: &str =
+    "[mark]\nenabled = false\n[outputs.firefly]\nenabled = false\n[inputs.pipe]\nenabled = true\n";
 
 fn start(port: usize) -> String {
     format!("start tcp 2001:db8::1 {port} 2001:db8::2 5201 3 14\n")
@@ -27,7 +28,8 @@ fn write(daemon: &Daemon, chunks: &mut dyn Iterator<Item = &[u8]>) {
 #[track_caller]
 fn wait_for(daemon: &Daemon, key: &str, value: u64) {
     let status = || cli::json(daemon, &["status"]);
-    let reached = wait_until(key, LIMIT, || Ok((status()["pipe"][key].as_u64() >= Some(value)).then_some(())));
+    let reached =
+        wait_until(key, LIMIT, || Ok((status()["pipe"][key].as_u64() >= Some(value)).then_some(())));
     reached.unwrap_or_else(|_| panic!("{key} is not {value}: {}", status()["pipe"]));
 }
 
@@ -89,7 +91,8 @@ fn garbage_between_lines_is_one_error_each_and_nothing_is_lost() {
     assert_eq!(ports(&daemon), (1..=600).collect::<Vec<_>>());
     let log = daemon.log();
     assert_eq!(log.matches("line in the pipe ignored").count(), 600);
-    for reason in ["fields where eight", "not UTF-8", "1 to 511", "\"frobnicate\"", "longer than", "families"] {
+    for reason in ["fields where eight", "not UTF-8", "1 to 511", "\"frobnicate\"", "longer than", "families"]
+    {
         assert!(log.contains(reason), "{reason}");
     }
 }
@@ -137,11 +140,16 @@ fn a_regular_file_in_its_place_is_an_error_and_stays() {
     std::fs::write(&path, "start tcp …").expect("written");
     let config = dir.path().join("flowtag.toml");
     let here = dir.path().display();
-    let text = format!("runtime_dir = \"{here}\"\n{CONFIG}path = \"{here}/pipe\"\n[inputs.control]\nenabled = false\n");
+    let text = format!(
+        "runtime_dir = \"{here}\"\n{CONFIG}path = \"{here}/pipe\"\n[inputs.control]\nenabled = false\n"
+    );
     std::fs::write(&config, text).expect("written");
     let output = Command::new(binary()).args(["run", "-c"]).arg(&config).output().expect("it runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(stderr.contains("a regular file, not a named pipe") && stderr.contains("remove the file"), "{stderr}");
+    assert!(
+        stderr.contains("a regular file, not a named pipe") && stderr.contains("remove the file"),
+        "{stderr}"
+    );
     assert_eq!(std::fs::read_to_string(&path).expect("it is still there"), "start tcp …");
 }

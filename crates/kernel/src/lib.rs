@@ -30,7 +30,9 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An eBPF object did not load.
-    #[error("the kernel did not load the eBPF programs of {feature}; `flowtag doctor` says what this host lacks")]
+    #[error(
+        "the kernel did not load the eBPF programs of {feature}; `flowtag doctor` says what this host lacks"
+    )]
     Load {
         /// Which feature the programs belong to.
         feature: &'static str,
@@ -65,7 +67,9 @@ pub enum Error {
         link_type: u16,
     },
     /// The interface came long after the program was loaded and has an index above all that were foreseen.
-    #[error("interface {interface} has index {index}, above the {limit} that were foreseen at start: restart flowtag")]
+    #[error(
+        "interface {interface} has index {index}, above the {limit} that were foreseen at start: restart flowtag"
+    )]
     Index {
         /// Name of the interface.
         interface: String,

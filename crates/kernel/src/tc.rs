@@ -58,7 +58,9 @@ pub fn filters(ifindex: u32) -> Result<Vec<Filter>> {
             Ok(messages) => messages,
             // Kernels differ in whether an interface without the qdisc is an error or an empty answer; one that is
             // gone has no filters either.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => continue,
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOENT | libc::ENODEV)) => {
+                continue;
+            }
             Err(e) => return Err(query(e)),
         };
         found.extend(messages.iter().filter_map(|m| filter(m, direction)));

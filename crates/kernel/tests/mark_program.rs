@@ -19,7 +19,9 @@ fn marker() -> Marker {
 
 fn flow(protocol: Protocol) -> Key {
     let (src, dst) = ("[2001:db8::1]:1094", "[2001:db8::2]:40000");
-    FiveTuple::new(protocol, src.parse().expect("literal"), dst.parse().expect("literal")).expect("literal").into()
+    FiveTuple::new(protocol, src.parse().expect("literal"), dst.parse().expect("literal"))
+        .expect("literal")
+        .into()
 }
 
 fn label() -> FlowLabel {

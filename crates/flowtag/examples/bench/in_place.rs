@@ -57,8 +57,10 @@ fn measure(report: &mut Report) -> Result<()> {
                 columns[index].push(one((&a, &b, &link), WAYS[index], traffic)?);
             }
         }
-        let added = |way: usize| -> Vec<f64> { columns[way].iter().zip(&columns[0]).map(|(x, e)| x - e).collect() };
-        let figures = [&columns[0], &columns[1], &columns[2], &added(1), &added(2)].map(|c| Figure::of(c).show(0));
+        let added =
+            |way: usize| -> Vec<f64> { columns[way].iter().zip(&columns[0]).map(|(x, e)| x - e).collect() };
+        let figures =
+            [&columns[0], &columns[1], &columns[2], &added(1), &added(2)].map(|c| Figure::of(c).show(0));
         report.row(&[&[name.to_owned()][..], &figures].concat());
     }
     Ok(())

@@ -17,7 +17,8 @@ use report::Report;
 
 fn main() -> Result<()> {
     ensure!(flowtag_testbed::root(), "eBPF and network namespaces need root: sudo make bench");
-    let flowtag: PathBuf = std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("not built")?;
+    let flowtag: PathBuf =
+        std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("not built")?;
     let only: Vec<String> = std::env::args().skip(1).collect();
     let wanted = |name: &str| only.is_empty() || only.iter().any(|o| o == name);
     let mut report = Report::new()?;
@@ -37,7 +38,8 @@ fn main() -> Result<()> {
     println!("{text}");
     if only.is_empty() {
         let path = "docs/performance.md";
-        fs::write(path, text).with_context(|| format!("writing {path}: run it at the top of the repository"))?;
+        fs::write(path, text)
+            .with_context(|| format!("writing {path}: run it at the top of the repository"))?;
     }
     Ok(())
 }

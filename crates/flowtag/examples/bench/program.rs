@@ -45,7 +45,11 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 fn key(n: u32) -> Key {
     let remote = Ipv6Addr::from((0x2001_0db8_u128 << 96) + u128::from(n) + 2);
     let local: IpAddr = Ipv6Addr::from((0x2001_0db8_u128 << 96) + 1).into();
-    Key { protocol: Protocol::Tcp, local: Endpoint::new(local, 1094), remote: Endpoint::new(remote.into(), 40000) }
+    Key {
+        protocol: Protocol::Tcp,
+        local: Endpoint::new(local, 1094),
+        remote: Endpoint::new(remote.into(), 40000),
+    }
 }
 
 fn label() -> FlowLabel {

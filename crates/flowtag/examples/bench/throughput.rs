@@ -93,7 +93,8 @@ fn attach(link: &Link, way: Way) -> Result<Marker> {
     let mut marker = Marker::load(&Settings::default())?;
     marker.attach(&flowtag_kernel::link::find("eth0")?, HookChoice::Auto)?;
     if way == Way::Marked {
-        let (local, remote) = (Endpoint::new(link.a.ipv6.into(), CLIENT), Endpoint::new(link.b.ipv6.into(), SERVER));
+        let (local, remote) =
+            (Endpoint::new(link.a.ipv6.into(), CLIENT), Endpoint::new(link.b.ipv6.into(), SERVER));
         let label = FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE);
         marker.set(&Key { protocol: Protocol::Tcp, local, remote }, label)?;
     }

@@ -45,10 +45,18 @@ impl Config {
 }
 
 fn show(config: &Settings, json: bool) -> Result<()> {
-    if json { output::json(&toml::from_str::<toml::Table>(&config.effective)?) } else { output::line(config.effective.trim_end()) }
+    if json {
+        output::json(&toml::from_str::<toml::Table>(&config.effective)?)
+    } else {
+        output::line(config.effective.trim_end())
+    }
 }
 
 fn check(which: &Which, json: bool) -> Result<()> {
     Settings::load(which.file.as_deref())?;
-    if json { output::json(&serde_json::json!({ "ok": true })) } else { output::line("the configuration is right") }
+    if json {
+        output::json(&serde_json::json!({ "ok": true }))
+    } else {
+        output::line("the configuration is right")
+    }
 }

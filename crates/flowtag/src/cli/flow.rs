@@ -39,7 +39,7 @@ enum Command {
 struct FiveTuple {
     /// tcp or udp
     protocol: String,
-    /// Source, as 192.0.2.1:1094 or [2001:db8::1]:1094
+    #[arg(help = "Source, as 192.0.2.1:1094 or [2001:db8::1]:1094")]
     src: String,
     /// Destination, in the same form
     dst: String,

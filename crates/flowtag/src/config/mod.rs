@@ -140,7 +140,9 @@ impl Config {
         let (path, required) = path.map_or((Path::new(DEFAULT_PATH), false), |p| (p, true));
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, &path.display().to_string()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => Self::parse("", "built-in defaults"),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => {
+                Self::parse("", "built-in defaults")
+            }
             Err(source) => Err(ConfigError::Read { path: path.display().to_string(), source }),
         }
     }

@@ -64,7 +64,13 @@ impl Checker<'_> {
             mark: if file.mark.enabled { Some(self.mark(&file.mark)?) } else { None },
             max_flows: self.number("flows.max", file.flows.max, 1, i64::from(Settings::MAX_FLOWS))?,
             idle_limit: self.idle_limit(&file.flows.idle_limit)?,
-            control: self.gate("inputs.control", control.enabled, &control.path, &control.mode, &control.group)?,
+            control: self.gate(
+                "inputs.control",
+                control.enabled,
+                &control.path,
+                &control.mode,
+                &control.group,
+            )?,
             pipe: self.gate("inputs.pipe", pipe.enabled, &pipe.path, &pipe.mode, &pipe.group)?,
             firefly: self.firefly(&file.outputs.firefly, &registry)?,
             registry,
@@ -81,7 +87,11 @@ impl Checker<'_> {
 
     fn absolute(&self, key: &str, value: &str) -> Result<PathBuf, ConfigError> {
         let path = PathBuf::from(value);
-        if path.is_absolute() { Ok(path) } else { self.wrong(key, value, "is not an absolute path: begin with /") }
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            self.wrong(key, value, "is not an absolute path: begin with /")
+        }
     }
 
     fn log_level(&self, value: &str) -> Result<String, ConfigError> {
@@ -97,7 +107,8 @@ impl Checker<'_> {
             return Ok(Arc::new(Registry::embedded().clone()));
         }
         let text = fs::read_to_string(file);
-        let parsed = text.map_err(|e| e.to_string()).and_then(|t| Registry::from_json(&t).map_err(|e| e.to_string()));
+        let parsed =
+            text.map_err(|e| e.to_string()).and_then(|t| Registry::from_json(&t).map_err(|e| e.to_string()));
         match parsed {
             Ok(registry) => Ok(Arc::new(registry)),
             Err(e) => self.wrong("registry.file", file, format!("cannot be used: {e}")),
@@ -126,7 +137,11 @@ impl Checker<'_> {
         // IFNAMSIZ of linux/if.h is 16 with the closing zero; the kernel refuses slashes and blanks in names.
         let impossible = text.is_empty() || text.contains('/') || text.contains(char::is_whitespace);
         if impossible || text.len() > 15 {
-            return self.wrong("mark.interfaces", text, "is not an interface: 1 to 15 characters, no blank, no /");
+            return self.wrong(
+                "mark.interfaces",
+                text,
+                "is not an interface: 1 to 15 characters, no blank, no /",
+            );
         }
         Ok(match text {
             "auto" => Pattern::Auto,
@@ -160,13 +175,21 @@ impl Checker<'_> {
         let path = self.absolute(&key("path"), path)?;
         let mode = match u32::from_str_radix(mode, 8) {
             Ok(bits) if bits <= 0o777 => bits,
-            _ => return self.wrong(&key("mode"), mode, "is not a file mode: write octal digits, as \"0660\""),
+            _ => {
+                return self.wrong(&key("mode"), mode, "is not a file mode: write octal digits, as \"0660\"");
+            }
         };
         let group = match group {
             "" => None,
             name => match find_group(name) {
                 Some(gid) => Some(gid),
-                None => return self.wrong(&key("group"), name, "is not in /etc/group: create it or give its number"),
+                None => {
+                    return self.wrong(
+                        &key("group"),
+                        name,
+                        "is not in /etc/group: create it or give its number",
+                    );
+                }
             },
         };
         Ok(enabled.then_some(Gate { path, mode, group }))
@@ -207,7 +230,11 @@ impl Checker<'_> {
         let resolve = |item: &file::NameOrNumber| {
             let text = item.to_string();
             registry.resolve_experiment(&text).or_else(|e| {
-                self.wrong("outputs.firefly.collectors.experiments", &text, format!("is not an experiment: {e}"))
+                self.wrong(
+                    "outputs.firefly.collectors.experiments",
+                    &text,
+                    format!("is not an experiment: {e}"),
+                )
             })
         };
         list.iter().map(resolve).collect()
@@ -240,8 +267,10 @@ mod tests {
         let firefly = defaults["outputs"]["firefly"].as_table_mut().expect("a table");
         assert_eq!(firefly.remove("collectors"), Some(toml::Value::Array(Vec::new())));
         assert_eq!(sample, defaults);
-        let collector = SAMPLE.split("# [[outputs.firefly.collectors]]").nth(1).expect("an example of a collector");
-        let uncommented: String = collector.lines().map(|l| l.trim_start_matches("# ").to_owned() + "\n").collect();
+        let collector =
+            SAMPLE.split("# [[outputs.firefly.collectors]]").nth(1).expect("an example of a collector");
+        let uncommented: String =
+            collector.lines().map(|l| l.trim_start_matches("# ").to_owned() + "\n").collect();
         let keys: Vec<_> = uncommented.lines().filter_map(|l| l.split_once(" = ")).map(|(k, _)| k).collect();
         assert_eq!(keys, ["address", "experiments"]);
     }
@@ -249,7 +278,10 @@ mod tests {
     #[test]
     fn a_misspelt_key_is_named_with_the_nearest() {
         let message = error("[mark]\ninterfacse = [\"eth0\"]\n");
-        assert!(message.contains("line 2: key `interfacse` does not exist: did you mean `interfaces`?"), "{message}");
+        assert!(
+            message.contains("line 2: key `interfacse` does not exist: did you mean `interfaces`?"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -258,7 +290,10 @@ mod tests {
             ("[flows]\nmax = 0", "flows.max = 0 is out of range: use 1 to 4194304"),
             ("[mark]\ntc_priority = 65536", "mark.tc_priority = 65536 is out of range: use 1 to 65535"),
             ("[outputs.firefly]\nqueue = 0", "outputs.firefly.queue = 0 is out of range: use 1 to 1048576"),
-            ("[flows]\nidle_limit = \"soon\"", "flows.idle_limit = \"soon\" is not a time: write 30s, 10m, 1h or off"),
+            (
+                "[flows]\nidle_limit = \"soon\"",
+                "flows.idle_limit = \"soon\" is not a time: write 30s, 10m, 1h or off",
+            ),
             ("[inputs.pipe]\nmode = \"0999\"", "inputs.pipe.mode = \"0999\" is not a file mode"),
             ("runtime_dir = \"run\"", "runtime_dir = \"run\" is not an absolute path"),
         ] {
@@ -276,7 +311,10 @@ mod tests {
         let wanted = [2, 3].map(|n| Experiment::new(n).expect("in range"));
         assert_eq!(config.firefly.expect("on").collectors[0].experiments, BTreeSet::from(wanted));
         let message = error(&collector("512"));
-        assert!(message.contains("outputs.firefly.collectors.experiments") && message.contains("512"), "{message}");
+        assert!(
+            message.contains("outputs.firefly.collectors.experiments") && message.contains("512"),
+            "{message}"
+        );
         assert!(message.contains("1 to 511"), "{message}");
         assert!(error(&collector("\"atlsa\"")).contains("atlas"));
     }

@@ -63,7 +63,8 @@ pub(crate) fn secure(gate: &Gate) -> Result<(), GateError> {
 
 /// Makes the directory of a file that we are about to make.
 pub(crate) fn parent(path: &Path) -> Result<(), GateError> {
-    path.parent().map_or(Ok(()), |dir| fs::create_dir_all(dir).map_err(GateError::io("create directory", dir)))
+    path.parent()
+        .map_or(Ok(()), |dir| fs::create_dir_all(dir).map_err(GateError::io("create directory", dir)))
 }
 
 /// A file that we made. Removed on drop, unless another file stands at its path by then.

@@ -95,7 +95,11 @@ impl Core {
     }
 }
 
-async fn run(mut state: State, mut requests: mpsc::Receiver<Request>, mut stop: oneshot::Receiver<()>) -> State {
+async fn run(
+    mut state: State,
+    mut requests: mpsc::Receiver<Request>,
+    mut stop: oneshot::Receiver<()>,
+) -> State {
     let mut batch = Vec::with_capacity(BATCH);
     loop {
         let next_tick = state.until_next_tick();
@@ -170,7 +174,8 @@ impl State {
     fn until_next_tick(&self) -> Duration {
         /// The wall clock may be set; look again so often whatever it says.
         const AT_MOST: Duration = Duration::from_secs(30);
-        let until = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
+        let until =
+            |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
         self.engine.next_deadline().map_or(AT_MOST, |at| until(at).clamp(Duration::from_millis(10), AT_MOST))
     }
 

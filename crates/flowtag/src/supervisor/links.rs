@@ -109,7 +109,9 @@ async fn keep_true(
         let now = rules.clone();
         match core.ask(move |state| now.look(state)).await {
             Ok(Ok(after)) => rules = after,
-            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "cannot follow links and addresses"),
+            Ok(Err(error)) => {
+                tracing::warn!(error = format!("{error:#}"), "cannot follow links and addresses")
+            }
             Err(_) => return,
         }
         tokio::select! {

@@ -11,7 +11,9 @@ pub(crate) fn drop_all_but_needed() -> Result<(), CapsError> {
     let keep: CapsHashSet = NEEDED.into_iter().filter(|c| permitted.contains(c)).collect();
     if permitted.contains(&Capability::CAP_SETPCAP) {
         // A program that we might ever execute gets nothing back.
-        caps::read(None, CapSet::Bounding)?.difference(&keep).try_for_each(|c| caps::drop(None, CapSet::Bounding, *c))?;
+        caps::read(None, CapSet::Bounding)?
+            .difference(&keep)
+            .try_for_each(|c| caps::drop(None, CapSet::Bounding, *c))?;
     }
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &keep)?;

@@ -51,9 +51,14 @@ impl Lock {
             return Ok(key);
         }
         let mut key = [0; 16];
-        File::open("/dev/urandom").and_then(|mut f| f.read_exact(&mut key)).map_err(fail("make a secret for"))?;
+        File::open("/dev/urandom")
+            .and_then(|mut f| f.read_exact(&mut key))
+            .map_err(fail("make a secret for"))?;
         let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&path);
-        file.as_mut().map_err(|e| io::Error::from(e.kind())).and_then(|f| f.write_all(&key)).map_err(fail("write"))?;
+        file.as_mut()
+            .map_err(|e| io::Error::from(e.kind()))
+            .and_then(|f| f.write_all(&key))
+            .map_err(fail("write"))?;
         Ok(key)
     }
 }

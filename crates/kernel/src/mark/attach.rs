@@ -187,7 +187,9 @@ fn failed(action: &'static str, interface: &Interface, hook: Hook, source: io::E
         Some(libc::EPERM | libc::EACCES) => "run as root or grant CAP_BPF and CAP_NET_ADMIN",
         Some(libc::ENODEV) => "the interface is gone",
         Some(libc::EINVAL) => "this kernel has no tcx (6.6 or newer has); set mark.hook = \"auto\"",
-        Some(libc::EEXIST) => "another filter has our priority and handle; set mark.tc_priority to a free one",
+        Some(libc::EEXIST) => {
+            "another filter has our priority and handle; set mark.tc_priority to a free one"
+        }
         Some(libc::ERANGE) => "64 programs are attached there already, which is the kernel's limit",
         _ => "`flowtag doctor` says what this host lacks",
     };
@@ -211,7 +213,8 @@ impl Owner {
         }
         if let Some(record) = &record {
             // Written before the qdisc exists: a record without a qdisc is harmless, the reverse is not.
-            let write = |source| Error::Query { what: "a place to remember our qdisc (state directory)", source };
+            let write =
+                |source| Error::Query { what: "a place to remember our qdisc (state directory)", source };
             fs::write(record, "").map_err(write)?;
         }
         Ok(Self { ours: true, record })
@@ -248,9 +251,8 @@ impl Leftovers {
             if !tc::filters(interface.index)?.iter().any(ours) {
                 continue;
             }
-            let removed = Owner::take(&interface, settings.state_dir.as_deref()).and_then(|owner| {
-                Link::Clsact { priority: settings.tc_priority, owner }.detach(&interface)
-            });
+            let removed = Owner::take(&interface, settings.state_dir.as_deref())
+                .and_then(|owner| Link::Clsact { priority: settings.tc_priority, owner }.detach(&interface));
             match removed {
                 Ok(()) => cleaned.push(interface.name),
                 Err(e) => result = result.and(Err(e)),

@@ -135,12 +135,21 @@ impl Marker {
             MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
         };
         let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
-        let writer = object.progs().find(|p| p.name() == "flowtag_write").expect("the object has this program");
+        let writer =
+            object.progs().find(|p| p.name() == "flowtag_write").expect("the object has this program");
         let fd = writer.as_fd().as_raw_fd();
         handle("flowtag_writer")?.update(0_u32.as_bytes(), fd.as_bytes(), MapFlags::ANY).map_err(load)?;
         let map = |source| Error::Query { what: "memory to share with the marking program", source };
         let slots = slots::Slots::map(&handle(SLOTS)?).map_err(map)?;
-        Ok(Self { object, flows, slots, interfaces, counters, settings: settings.clone(), attached: HashMap::new() })
+        Ok(Self {
+            object,
+            flows,
+            slots,
+            interfaces,
+            counters,
+            settings: settings.clone(),
+            attached: HashMap::new(),
+        })
     }
 
     /// Attaches the program to an interface: from here on its packets are marked and counted. An interface that is
@@ -316,7 +325,10 @@ impl Marker {
         Ok(InterfaceCounters {
             interface: attached.interface.clone(),
             hook: attached.link.hook(),
-            counts: Verdict::ALL.iter().map(|v| (*v, packets::sum(*v, rows.iter().map(|(row, _)| row)))).collect(),
+            counts: Verdict::ALL
+                .iter()
+                .map(|v| (*v, packets::sum(*v, rows.iter().map(|(row, _)| row))))
+                .collect(),
             shared: attached.slot == 0,
         })
     }

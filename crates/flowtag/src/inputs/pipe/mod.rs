@@ -63,7 +63,12 @@ impl Input {
     }
 
     /// Reads until the daemon stops.
-    pub(crate) async fn run(self, core: Core, registry: watch::Receiver<Arc<Registry>>, counters: Arc<Counters>) {
+    pub(crate) async fn run(
+        self,
+        core: Core,
+        registry: watch::Receiver<Arc<Registry>>,
+        counters: Arc<Counters>,
+    ) {
         if let Err(error) = self.read(&core, &registry, &counters).await {
             tracing::error!(path = %self.gate.path.display(), %error, "the pipe broke and is not read any more");
         }
@@ -97,7 +102,8 @@ impl Input {
     }
 
     fn open(&self) -> io::Result<pipe::Receiver> {
-        let file = fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.gate.path)?;
+        let file =
+            fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.gate.path)?;
         pipe::Receiver::from_file(file)
     }
 }

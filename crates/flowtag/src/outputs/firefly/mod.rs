@@ -124,7 +124,15 @@ impl Output {
         };
         let throttle = Throttle::default();
         let queue = Queue { reports: sender, counters: Arc::clone(&counters), throttle: Throttle::default() };
-        let output = Self { reports, settings, collectors, counters: Arc::clone(&counters), header, sockets, throttle };
+        let output = Self {
+            reports,
+            settings,
+            collectors,
+            counters: Arc::clone(&counters),
+            header,
+            sockets,
+            throttle,
+        };
         (output, queue, counters)
     }
 
@@ -134,7 +142,8 @@ impl Output {
         while let Some(report) = self.reports.recv().await {
             let destination = self.settings.borrow().destination_port.map(|p| (report.key.remote.addr(), p));
             let targets = self.collectors.for_experiment(report.tag.experiment);
-            let written = firefly(&report).write_datagram(Timestamp::now(), &self.header, MAX_DATAGRAM, &mut datagram);
+            let written =
+                firefly(&report).write_datagram(Timestamp::now(), &self.header, MAX_DATAGRAM, &mut datagram);
             if let Err(error) = written {
                 add(&self.counters.failed);
                 self.throttle.warn("a firefly could not be written", &error);
