@@ -1,6 +1,8 @@
 //! `flowtag decode`, run as users run it, on captures that other people's libraries wrote.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not tests to the lint")]
 
+mod common;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -16,6 +18,8 @@ use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionBlock;
 use pcap_file::{DataLink, TsResolution};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use common::daemon::binary;
 
 const SRC: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const DST: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
@@ -109,8 +113,7 @@ impl Run {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("capture");
         std::fs::write(&file, bytes).unwrap();
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_flowtag")).arg("decode").args(args).arg(&file).output().unwrap();
+        let output = Command::new(binary()).arg("decode").args(args).arg(&file).output().unwrap();
         Self { _dir: dir, file, output }
     }
 
@@ -369,7 +372,7 @@ fn two_interfaces_of_a_pcapng_file() {
 
 #[test]
 fn standard_input_is_read() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_flowtag"))
+    let mut child = Command::new(binary())
         .args(["--json", "decode", "--packets", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -430,10 +433,9 @@ fn what_is_no_capture_is_an_error() {
     assert!(garbage.error().contains("which is neither pcap nor pcapng"), "{}", garbage.error());
     let gzip = Run::new(b"\x1f\x8b\x08\x08rest", &[]).failed();
     assert!(gzip.error().contains("because: the file is compressed: zcat FILE | flowtag decode -"));
-    let folder = Command::new(env!("CARGO_BIN_EXE_flowtag")).args(["decode", "/"]).output().unwrap();
+    let folder = Command::new(binary()).args(["decode", "/"]).output().unwrap();
     assert_eq!(folder.status.code(), Some(1));
-    let missing =
-        Command::new(env!("CARGO_BIN_EXE_flowtag")).args(["decode", "/nonexistent"]).output().unwrap();
+    let missing = Command::new(binary()).args(["decode", "/nonexistent"]).output().unwrap();
     assert!(
         String::from_utf8_lossy(&missing.stderr)
             .contains("cannot open /nonexistent\n  because: No such file")

@@ -1,10 +1,14 @@
 //! `flowtag tag`, run as users run it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are not tests to the lint")]
 
+mod common;
+
 use std::fs;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
+
+use common::daemon::binary;
 
 /// SciTags worked examples: tag, scitag integer, label with entropy 0, option header before TCP.
 const EXAMPLES: [(&str, u64, u64, &str); 15] = [
@@ -26,7 +30,7 @@ const EXAMPLES: [(&str, u64, u64, &str); 15] = [
 ];
 
 fn flowtag(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_flowtag")).args(args).output().unwrap()
+    Command::new(binary()).args(args).output().unwrap()
 }
 
 #[track_caller]
