@@ -108,8 +108,11 @@ static __always_inline struct mark_slot *slot_of(const struct mark_key *key)
 {
 	const __u32 *words = (const void *)key;
 	__u32 hash = words[8] * 0x9e3779b1 ^ words[7] * 0x85ebca6b ^ words[3] * 0xc2b2ae35;
-	__u32 index = (hash ^ hash >> 15) & slot_mask;
+	__u32 index;
 
+	/* The bytes of a word that tell neighbours apart are its upper ones: bring them down. */
+	hash = (hash ^ hash >> 16) * 0x7feb352d;
+	index = (hash ^ hash >> 15) & slot_mask;
 	return bpf_map_lookup_elem(&flowtag_slots, &index);
 }
 

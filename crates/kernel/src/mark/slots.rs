@@ -141,5 +141,34 @@ fn index(key: &mark_key, count: usize) -> usize {
     let hash = word(8).wrapping_mul(0x9e37_79b1)
         ^ word(7).wrapping_mul(0x85eb_ca6b)
         ^ word(3).wrapping_mul(0xc2b2_ae35);
+    let hash = (hash ^ hash >> 16).wrapping_mul(0x7feb_352d);
     (hash ^ hash >> 15) as usize & (count - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(address: u8, port: u16) -> mark_key {
+        let mut key = mark_key {
+            local_addr: [0; 16],
+            remote_addr: [0; 16],
+            local_port: port.to_be(),
+            remote_port: 5201_u16.to_be(),
+            protocol: 6,
+            pad: [0; 3],
+        };
+        key.remote_addr[15] = address;
+        key
+    }
+
+    #[test]
+    fn neighbours_are_spread_over_the_slots() {
+        const COUNT: usize = 1 << 16;
+        let used: std::collections::HashSet<_> =
+            (0..=255).flat_map(|a| (0..256).map(move |p| index(&key(a, 40_000 + p), COUNT))).collect();
+        // As many keys as slots, thrown at random, hit 1 − 1/e of them.
+        let share = used.len() as f64 / COUNT as f64;
+        assert!((0.6..0.67).contains(&share), "{share}");
+    }
 }
