@@ -31,13 +31,6 @@ struct mark_slot {
 	__u8 pad[8];
 };
 
-/* From the program that decides to the one that writes, on one CPU. */
-struct mark_order {
-	__u32 word; /* first four bytes of the IPv6 header with the label in it, network order */
-	__u16 l3;   /* where that header is */
-	__u16 slot; /* of the interface's counters */
-};
-
 /* What became of a packet. Each is a row of struct mark_counters. */
 enum mark_verdict {
 	MARK_MARKED = 0,	 /* label written, or found to be right already */

@@ -47,7 +47,7 @@ pub enum Outcome {
 pub enum Rejection {
     /// Nothing is evicted to make room: that would end a flow that somebody relies on.
     #[error(
-        "the flow table is full: it may hold {max} flows; raise max_flows, shorten idle_limit, or send an END for \
+        "the flow table is full: it may hold {max} flows; raise flows.max, shorten flows.idle_limit, or send an END for \
          flows that are over"
     )]
     TableFull {

@@ -199,7 +199,7 @@ fn verdict(before: &Summary, after: &Summary) -> Result<()> {
         same(after)
     );
     say("\nEvery packet carries cms/Analysis Input from the SYN to the last, with one label.");
-    say("DSCP, ECN and hop limit are what they were; iperf3 received every byte.");
+    say("DSCP, ECN and hop limit are what they were without the mark.");
     Ok(())
 }
 

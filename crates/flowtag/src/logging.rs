@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 
+use anyhow::Context;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
@@ -14,8 +15,15 @@ pub(crate) struct Level(Option<reload::Handle<EnvFilter, Registry>>);
 
 impl Level {
     /// Starts logging.
-    pub(crate) fn start(level: &str) -> Self {
-        let from_environment = EnvFilter::try_from_env(VARIABLE).ok();
+    ///
+    /// # Errors
+    /// FLOWTAG_LOG is set and says no levels.
+    pub(crate) fn start(level: &str) -> anyhow::Result<Self> {
+        let from_environment = std::env::var(VARIABLE).ok().map(|text| {
+            EnvFilter::try_new(&text)
+                .with_context(|| format!("{VARIABLE}={text:?}: write info, or info,flowtag=debug"))
+        });
+        let from_environment = from_environment.transpose()?;
         let fixed = from_environment.is_some();
         let filter = from_environment.unwrap_or_else(|| EnvFilter::new(level));
         let (filter, handle) = reload::Layer::new(filter);
@@ -27,7 +35,7 @@ impl Level {
         } else {
             tracing_subscriber::registry().with(filter).with(lines).init();
         }
-        Self((!fixed).then_some(handle))
+        Ok(Self((!fixed).then_some(handle)))
     }
 
     /// The level from now on, unless the environment said otherwise at start.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::cli;
 use common::daemon::{Daemon, binary};
 use common::hosts::{Hosts, between, one_label, seen, tag};
-use flowtag_kernel::mark::{HookChoice, Marker, Settings, Verdict};
+use flowtag_kernel::mark::{HookChoice, Marker, Settings};
 use flowtag_testbed::{Host, checked, require_root, wait_until};
 use nix::sys::signal::Signal;
 
@@ -50,27 +50,22 @@ fn attached(host: &Host) -> String {
     filters + &qdiscs
 }
 
-/// Somebody else's program on the interface: another marker without flows, which counts what it sees.
+/// Somebody else's program on the interface, which passes every packet on and of which the kernel counts the runs.
 fn neighbour(host: &Host, hook: &str) -> Marker {
     let choice = if hook == "tcx" { HookChoice::Tcx } else { HookChoice::Clsact };
+    std::fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").expect("statistics");
     host.run(|| {
         let settings = Settings { tc_priority: 9, ..Settings::default() };
-        let mut marker = Marker::load(&settings).expect("loads");
+        let mut neighbour = Marker::load(&settings).expect("loads");
         let eth0 = flowtag_kernel::link::find("eth0").expect("eth0");
-        marker.attach(&eth0, choice).expect("attaches");
-        marker
+        neighbour.attach_empty(&eth0, choice).expect("attaches");
+        neighbour
     })
     .expect("host")
 }
 
-fn packets_seen(marker: &Marker) -> u64 {
-    let counters = marker.counters().expect("counters");
-    counters
-        .iter()
-        .flat_map(|c| &c.counts)
-        .filter(|(v, _)| *v != Verdict::Marked)
-        .map(|(_, c)| c.packets)
-        .sum()
+fn neighbour_runs() -> u64 {
+    libbpf_rs::query::ProgInfoIter::default().filter(|p| p.name == "flowtag_empty").map(|p| p.run_cnt).sum()
 }
 
 #[test]
@@ -108,6 +103,46 @@ fn a_killed_daemon_that_does_not_mark_there_any_more_leaves_nothing_either() {
 }
 
 #[test]
+fn a_filter_under_another_priority_or_beside_tcx_is_removed_by_the_next_start() {
+    require_root!();
+    let clsact = |priority: u16| format!("{}tc_priority = {priority}\n", config("clsact"));
+    for next in [clsact(8), config(hooks()[0])] {
+        let hosts = Hosts::new("priority");
+        let before = attached(&hosts.a);
+        let dir = hosts.daemon(&clsact(7)).kill();
+        let mut daemon = Daemon::restart_with(dir, &next, hosts.on_a());
+        let filters = attached(&hosts.a).matches("handle 0xf107a601").count();
+        let expected = usize::from(next.contains("clsact"));
+        assert_eq!(filters, expected, "{next}: {}", attached(&hosts.a));
+        if filters == 0 || next.contains("= 8") {
+            daemon.wait_for_log("removed what a killed flowtag left");
+        }
+        assert_marks(&hosts, &daemon);
+        daemon.stop();
+        assert_eq!(attached(&hosts.a), before, "{next}");
+    }
+}
+
+#[test]
+fn local_is_known_without_marking_and_a_reload_keeps_the_loop_guard() {
+    require_root!();
+    let hosts = Hosts::new("local");
+    let off = "[mark]\nenabled = false\n";
+    let mut daemon = hosts.daemon(off);
+    let (far, near) = (hosts.dst(5201).to_string(), hosts.src(40000).to_string());
+    cli::ok(&daemon, &["flow", "start", "-t", "3/14", "tcp", &far, &near]);
+    wait_until("the local end to be known", LIMIT, || {
+        Ok((cli::json(&daemon, &["flow", "list"])["local"] == near.as_str()).then_some(()))
+    })
+    .expect("the destination is this host");
+    daemon.reload(&format!("{off}[outputs.firefly]\nenabled = false\n"));
+    daemon.wait_for_log("the new configuration is in force");
+    let fireflies = hosts.dst(10514).to_string();
+    let refused = cli::run(&daemon, &["flow", "start", "-t", "3/14", "udp", &near, &fireflies]);
+    assert!(!refused.status.success(), "fireflies are still sent, so they are still no flows");
+}
+
+#[test]
 fn a_neighbour_on_the_interface_goes_on_before_during_and_after() {
     require_root!();
     for hook in hooks() {
@@ -115,13 +150,13 @@ fn a_neighbour_on_the_interface_goes_on_before_during_and_after() {
         let neighbour = neighbour(&hosts.a, hook);
         let alone = attached(&hosts.a);
         let daemon = hosts.daemon(&config(hook));
-        let before = packets_seen(&neighbour);
+        let before = neighbour_runs();
         assert_marks(&hosts, &daemon);
-        assert!(packets_seen(&neighbour) > before, "{hook}: the neighbour sees the packets that we marked");
+        assert!(neighbour_runs() > before, "{hook}: the neighbour sees the packets that we marked");
         daemon.stop();
-        let before = packets_seen(&neighbour);
+        let before = neighbour_runs();
         hosts.udp(40002).send_to(b"x", hosts.dst(5201)).expect("sent");
-        assert!(packets_seen(&neighbour) > before, "{hook}: and still does when we are gone");
+        assert!(neighbour_runs() > before, "{hook}: and still does when we are gone");
         assert_eq!(attached(&hosts.a), alone, "{hook}: its filter and qdisc are as they were");
         hosts.a.run(|| drop(neighbour)).expect("host");
     }

@@ -153,3 +153,31 @@ fn a_regular_file_in_its_place_is_an_error_and_stays() {
     );
     assert_eq!(std::fs::read_to_string(&path).expect("it is still there"), "start tcp …");
 }
+
+#[test]
+fn a_pipe_of_somebody_else_is_an_error_and_stays() {
+    flowtag_testbed::require_root!();
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("pipe");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    std::os::unix::fs::chown(&path, Some(65534), None).expect("root");
+    let config = dir.path().join("flowtag.toml");
+    let here = dir.path().display();
+    let text = format!(
+        "runtime_dir = \"{here}\"\n{CONFIG}path = \"{here}/pipe\"\n[inputs.control]\nenabled = false\n"
+    );
+    std::fs::write(&config, text).expect("written");
+    let output = Command::new(binary()).args(["run", "-c"]).arg(&config).output().expect("it runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && stderr.contains("belongs to uid 65534"), "{stderr}");
+    assert!(path.exists());
+}
+
+#[test]
+fn refused_events_are_counted_and_said_once() {
+    let daemon = Daemon::start(&format!("{CONFIG}[flows]\nmax = 10\n"));
+    let text: String = (1..=30).map(start).collect();
+    write(&daemon, &mut [text.as_bytes()].into_iter());
+    wait_for(&daemon, "refused", 20);
+    assert_eq!(daemon.log().matches("an event of the pipe was refused").count(), 1, "{}", daemon.log());
+}

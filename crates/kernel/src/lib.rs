@@ -79,7 +79,7 @@ pub enum Error {
         limit: u32,
     },
     /// The map of flows is full; the flow is not marked.
-    #[error("the kernel's flow table is full ({max} flows): raise mark.max_flows and restart flowtag")]
+    #[error("the kernel's flow table is full ({max} flows): raise flows.max and restart flowtag")]
     Full {
         /// Capacity in flows.
         max: u32,

@@ -4,6 +4,7 @@
 use flowtag_kernel::mark::{Key, Marker, Settings};
 use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Tag};
 use libbpf_rs::ProgramInput;
+use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 
 const LOCAL: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const REMOTE: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
@@ -193,4 +194,26 @@ fn a_full_map_is_an_error_and_leaves_the_others_alone() {
     assert!(matches!(error, flowtag_kernel::Error::Full { max: 2 }), "{error}");
     assert_eq!(marker.label(&flow(2)).expect("read"), Some(label()));
     assert_eq!(marker.label(&flow(3)).expect("read"), None);
+}
+
+/// A program that writes to packets directly gets a prologue from the verifier that returns TC_ACT_SHOT where memory is
+/// short: looked for in what the kernel really runs.
+#[test]
+fn no_path_through_the_program_drops_a_packet() {
+    let marker = marker();
+    let options = ProgInfoQueryOptions::default().include_xlated_prog_insns(true);
+    let programs = ProgInfoIter::with_query_opts(options).filter(|p| p.name == "flowtag_mark");
+    // linux/bpf.h: BPF_ALU64 or BPF_ALU with BPF_MOV | BPF_K to r0, then BPF_EXIT.
+    let returns_shot = |w: &[u8]| {
+        matches!(w[0], 0xb7 | 0xb4) && w[1] & 0x0f == 0 && w[4..8] == 2_u32.to_ne_bytes() && w[8] == 0x95
+    };
+    let mut seen = 0;
+    for program in programs {
+        seen += 1;
+        let instructions = program.xlated_prog_insns;
+        assert!(instructions.len() > 500, "the instructions were given");
+        assert!(!instructions.as_chunks::<8>().0.windows(2).any(|w| returns_shot(w.as_flattened())));
+    }
+    assert!(seen > 0);
+    drop(marker);
 }

@@ -80,7 +80,7 @@ fn attach(link: &Link, way: Way) -> Result<Marker> {
     let mut marker = Marker::load(&Settings::default())?;
     let eth0 = flowtag_kernel::link::find("eth0")?;
     if way == Way::Empty {
-        marker.attach_empty(&eth0)?;
+        marker.attach_empty(&eth0, HookChoice::Auto)?;
         return Ok(marker);
     }
     let label = FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE);

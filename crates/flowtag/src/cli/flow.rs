@@ -13,9 +13,9 @@ use crate::inputs::control::model::{
 /// Start, end, list or watch flows of the running daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
-    flowtag flow start --tag 'cms/Analysis Input' tcp [2001:db8::1]:1094 [2001:db8::2]:40000\n  \
-    flowtag flow start --scitag 206 tcp [2001:db8::1]:1094 [2001:db8::2]:40000\n  \
-    flowtag flow end tcp [2001:db8::1]:1094 [2001:db8::2]:40000\n  \
+    flowtag flow start --tag 'cms/Analysis Input' tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
+    flowtag flow start --scitag 206 tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
+    flowtag flow end tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
     flowtag flow list --experiment cms\n  \
     flowtag --json flow watch")]
 pub(crate) struct Flow {

@@ -15,13 +15,13 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-/// Says whose traffic a flow is, on every packet of it, and how that flow fares.
+/// Says whose traffic a flow is, on every packet of it.
 #[derive(Debug, Parser)]
 #[command(name = "flowtag", version, propagate_version = true, max_term_width = 100)]
 #[command(after_help = "Examples:\n  \
     flowtag doctor                              what works on this host, and what to do about the rest\n  \
     flowtag run                                 the daemon\n  \
-    flowtag flow start --tag 'cms/Analysis Input' tcp [2001:db8::1]:1094 [2001:db8::2]:40000\n  \
+    flowtag flow start --tag 'cms/Analysis Input' tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
     flowtag decode capture.pcap                 whose packets are in a capture file")]
 pub(crate) struct Cli {
     /// Print JSON: one object, or one object a line where there are many
@@ -33,19 +33,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the daemon: mark flows and send fireflies
+    // What a command is for stands at its own type, with its examples.
     Run(run::Run),
-    /// Start, end, list or watch flows of the running daemon
     Flow(flow::Flow),
-    /// Show what the running daemon does
     Status(status::Status),
-    /// Convert tags between names, numbers and encodings
     Tag(tag::Tag),
-    /// Show the tags in a capture file
     Decode(decode::Decode),
-    /// Say what works on this host, and what to do about the rest
     Doctor(doctor::Doctor),
-    /// Show or check the configuration
     Config(config::Config),
     /// Print the version
     Version,
@@ -83,7 +77,7 @@ impl Cli {
     fn run(self) -> anyhow::Result<()> {
         let json = self.json;
         match self.command {
-            Command::Run(command) => command.run(),
+            Command::Run(command) => command.run(json),
             Command::Flow(command) => command.run(json),
             Command::Status(command) => command.run(json),
             Command::Tag(command) => command.run(json),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::config::{Config, DEFAULT_PATH};
@@ -22,9 +22,14 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn run(self) -> Result<()> {
+    pub(crate) fn run(self, json: bool) -> Result<()> {
+        if json {
+            bail!(
+                "the daemon prints no JSON: ask it with `flowtag --json status` or `flowtag --json flow watch`"
+            );
+        }
         let config = Config::load(self.config.as_deref())?;
-        let level = Level::start(&config.log_level);
+        let level = Level::start(&config.log_level)?;
         let path = self.config.unwrap_or_else(|| DEFAULT_PATH.into());
         let path = path.exists().then_some(path);
         supervisor::run(config, path, &level)

@@ -13,6 +13,9 @@ use flowtag_wire::Experiment;
 
 use super::{Collector, Config, ConfigError, Firefly, Gate, Mark, Pattern, file};
 
+/// The kernel's time stamps of packets wrap after 49 days (2³² jiffies of 1 ms).
+const MAX_IDLE_DAYS: u64 = 30;
+
 pub(super) fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
     let file: file::File = toml::from_str(text)
         .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: explain(&e, text) })?;
@@ -157,8 +160,8 @@ impl Checker<'_> {
         }
         let fix = "is not a time: write 30s, 10m, 1h or off";
         let Ok(limit) = humantime::parse_duration(value) else { return self.wrong(KEY, value, fix) };
-        if !(1..=366 * 86400).contains(&limit.as_secs()) {
-            return self.wrong(KEY, value, "is out of range: use 1s to 366days, or off");
+        if !(1..=MAX_IDLE_DAYS * 86400).contains(&limit.as_secs()) {
+            return self.wrong(KEY, value, "is out of range: use 1s to 30days, or off");
         }
         Ok(Some(limit))
     }

@@ -23,6 +23,10 @@ pub(crate) enum GateError {
          pipe; stop that client, remove the file, and start flowtag first"
     )]
     NotAPipe { path: PathBuf, kind: &'static str },
+    #[error(
+        "{path} belongs to uid {owner}, and flowtag could not open it again: remove it, flowtag makes its own"
+    )]
+    ForeignPipe { path: PathBuf, owner: u32 },
     #[error("{path} exists and is {kind}, not a socket: remove it or set another path")]
     NotASocket { path: PathBuf, kind: &'static str },
     #[error("another program listens on {path}: stop it or set another path")]

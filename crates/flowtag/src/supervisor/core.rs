@@ -14,7 +14,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use crate::outputs::firefly;
 use crate::supervisor::throttle::Throttle;
 
-/// Events that may wait. A full queue holds the sender back: inputs are slowed down and lose nothing.
+/// Requests that may wait, each with the events of one read or one API call. A full queue holds the sender back: inputs
+/// are slowed down and lose nothing.
 const QUEUE: usize = 4096;
 /// Taken from the queue at a time.
 const BATCH: usize = 256;

@@ -34,8 +34,9 @@ impl Handle {
 }
 
 impl Links {
-    pub(crate) fn new(mark: config::Mark) -> Result<Self> {
-        let config::Mark { interfaces: patterns, hook, .. } = mark;
+    /// Without `mark` only addresses are followed.
+    pub(crate) fn new(mark: Option<config::Mark>) -> Result<Self> {
+        let (patterns, hook) = mark.map(|m| (m.interfaces, m.hook)).unwrap_or_default();
         Ok(Self { changes: Watch::new()?, rules: Rules { patterns, hook, refused: HashMap::new() } })
     }
 
@@ -168,6 +169,7 @@ impl Rules {
             tracing::info!(interface = gone.name, "no longer marking on interface");
             marker.detach(gone.index).with_context(|| format!("letting go of {}", gone.name))?;
         }
+        wanted.iter().for_each(|interface| marker.rename(interface));
         self.refused.retain(|index, _| wanted.iter().any(|w| w.index == *index));
         for new in wanted.iter().filter(|w| !attached.iter().any(|a| a.index == w.index)) {
             let _ = self.attach(marker, new); // said once, and tried again at the next change

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use flowtag_engine::{Engine, Event, Guard, Registry, Settings};
-use flowtag_kernel::mark::{self, Leftovers, Marker};
+use flowtag_kernel::mark::{self, Marker};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,7 +38,7 @@ const DRAIN: Duration = Duration::from_millis(500);
 struct Prepared {
     config: Config,
     marker: Option<Marker>,
-    links: Option<Links>,
+    links: Links,
     control: Option<control::Input>,
     pipe: Option<pipe::Input>,
     entropy_key: [u8; 16],
@@ -63,10 +63,8 @@ pub(crate) fn run(config: Config, path: Option<PathBuf>, level: &Level) -> Resul
 fn prepare(config: Config) -> Result<Prepared> {
     let lock = runtime_dir::Lock::take(&config.runtime_dir)?;
     let entropy_key = lock.entropy_key()?;
-    let (marker, links) = match &config.mark {
-        Some(mark) => prepare_marking(&config, mark)?,
-        None => (None, None),
-    };
+    let mut links = Links::new(config.mark.clone()).context("cannot follow the host's interfaces")?;
+    let marker = config.mark.as_ref().map(|mark| prepare_marking(&config, mark, &mut links)).transpose()?;
     let control = config.control.as_ref().map(control::Input::prepare).transpose();
     let pipe = config.pipe.as_ref().map(pipe::Input::prepare).transpose();
     Ok(Prepared {
@@ -80,21 +78,19 @@ fn prepare(config: Config) -> Result<Prepared> {
     })
 }
 
-fn prepare_marking(config: &Config, mark: &config::Mark) -> Result<(Option<Marker>, Option<Links>)> {
+fn prepare_marking(config: &Config, mark: &config::Mark, links: &mut Links) -> Result<Marker> {
     let settings = mark::Settings {
         max_flows: config.max_flows,
         tc_priority: mark.tc_priority,
         state_dir: Some(config.runtime_dir.clone()),
     };
-    let mut links = Links::new(mark.clone()).context("cannot follow the host's interfaces")?;
     let mut marker = Marker::load(&settings).context("cannot mark (mark.enabled)")?;
     let wanted = links.require().context("cannot mark on what mark.interfaces names")?;
-    let keep: Vec<_> = wanted.iter().map(|i| i.index).collect();
-    for name in Leftovers::remove(&settings, &keep).context("cannot remove what a killed flowtag left")? {
+    links.attach_required(&mut marker, &wanted)?;
+    for name in marker.remove_leftovers().context("cannot remove what a killed flowtag left")? {
         tracing::info!(interface = name, "removed what a killed flowtag left");
     }
-    links.attach_required(&mut marker, &wanted)?;
-    Ok((Some(marker), Some(links)))
+    Ok(marker)
 }
 
 async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Result<()> {
@@ -109,7 +105,7 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
     let (queue, fireflies) = fireflies.map_or((None, None), |(queue, f)| (Some(queue), Some(f)));
     let (stop_core, stopped) = oneshot::channel();
     let (core, core_task) = Core::start(Engine::new(engine_config), marker, queue, stopped);
-    let links = links.map(|links| links.follow(core.clone()));
+    let links = links.follow(core.clone());
 
     let mut inputs = JoinSet::new();
     let pipe_counters = pipe.map(|input| {
@@ -127,6 +123,7 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
             pipe: pipe_counters,
         }));
     }
+    let counters = fireflies.as_ref().map(|f| Arc::clone(&f.counters));
     announce_ready();
     let mut reloader = Reloader { path, config, core, registry, fireflies, links, level };
     while signals.next().await == Told::Reload {
@@ -138,11 +135,15 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
     drop(reloader);
     let _ = stop_core.send(());
     let state = core_task.await.context("the core task failed")?;
-    finish(state, outputs).await
+    finish(state, outputs, counters.as_deref()).await
 }
 
 /// Sends what waits, detaches, and says what was done in all.
-async fn finish(state: core::State, mut outputs: JoinSet<()>) -> Result<()> {
+async fn finish(
+    state: core::State,
+    mut outputs: JoinSet<()>,
+    fireflies: Option<&firefly::Counters>,
+) -> Result<()> {
     let (engine, marker) = state.into_parts();
     if tokio::time::timeout(DRAIN, async { while outputs.join_next().await.is_some() {} }).await.is_err() {
         tracing::warn!("not all fireflies could be sent in time");
@@ -155,6 +156,10 @@ async fn finish(state: core::State, mut outputs: JoinSet<()>) -> Result<()> {
         still_open = engine.len(),
         "flows in all"
     );
+    if let Some(firefly::Snapshot { sent, dropped, failed, unresolved, .. }) = fireflies.map(|c| c.snapshot())
+    {
+        tracing::info!(sent, dropped, failed, unresolved, "fireflies in all");
+    }
     let Some(mut marker) = marker else { return Ok(()) };
     for interface in marker.counters().unwrap_or_default() {
         let total = |pick: fn(&(mark::Verdict, mark::Count)) -> bool| {
@@ -241,7 +246,7 @@ struct Reloader<'a> {
     core: Core,
     registry: watch::Sender<Arc<Registry>>,
     fireflies: Option<Fireflies>,
-    links: Option<links::Handle>,
+    links: links::Handle,
     level: &'a Level,
 }
 
@@ -260,26 +265,46 @@ impl Reloader<'_> {
         let _ = sd_notify::notify(&[NotifyState::Ready]);
     }
 
-    async fn put_into_force(&mut self, new: Config) {
-        for key in needs_restart(&self.config, &new) {
+    async fn put_into_force(&mut self, wanted: Config) {
+        for key in needs_restart(&self.config, &wanted) {
             tracing::warn!(key, "this change takes effect only with a restart");
         }
+        let new = changeable(&self.config, wanted);
         self.level.set(&new.log_level);
         self.registry.send_replace(Arc::clone(&new.registry));
         if let (Some(fireflies), Some(wanted)) = (&mut self.fireflies, &new.firefly) {
             fireflies.resolver.configure(&wanted.collectors);
             fireflies.settings.send_replace(wanted.clone());
         }
-        if let (Some(links), Some(mark)) = (&self.links, &new.mark) {
-            links.configure(mark.interfaces.clone());
+        if let Some(mark) = &new.mark {
+            self.links.configure(mark.interfaces.clone());
         }
-        let mut settings = engine_settings(&new);
-        settings.max_flows = self.config.max_flows as usize; // the kernel's map keeps its size
-        if self.core.event(Event::Configure(settings)).await.is_ok() {
+        if self.core.event(Event::Configure(engine_settings(&new))).await.is_ok() {
             tracing::info!("the new configuration is in force");
         }
-        let keep = self.config.clone();
-        self.config = Config { max_flows: keep.max_flows, ..new };
+        self.config = new;
+    }
+}
+
+/// What will be in force: `new`, with what runs on until a restart as it is.
+fn changeable(old: &Config, new: Config) -> Config {
+    let mark = match (&old.mark, new.mark) {
+        (Some(old), Some(new)) => Some(config::Mark { interfaces: new.interfaces, ..old.clone() }),
+        (old, _) => old.clone(),
+    };
+    let firefly = match (&old.firefly, new.firefly) {
+        (Some(old), Some(new)) => Some(config::Firefly { queue: old.queue, ..new }),
+        (old, _) => old.clone(),
+    };
+    let (control, pipe) = (old.control.clone(), old.pipe.clone());
+    Config {
+        mark,
+        firefly,
+        control,
+        pipe,
+        max_flows: old.max_flows,
+        runtime_dir: old.runtime_dir.clone(),
+        ..new
     }
 }
 

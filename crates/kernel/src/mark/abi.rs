@@ -103,33 +103,6 @@ const _: () = {
     ["Offset of field: mark_slot::key"][::core::mem::offset_of!(mark_slot, key) - 16usize];
     ["Offset of field: mark_slot::pad"][::core::mem::offset_of!(mark_slot, pad) - 56usize];
 };
-#[doc = " From the program that decides to the one that writes, on one CPU."]
-#[repr(C)]
-#[derive(
-    Debug,
-    Copy,
-    Clone,
-    zerocopy :: FromBytes,
-    zerocopy :: IntoBytes,
-    zerocopy :: Immutable,
-    zerocopy :: KnownLayout,
-)]
-pub struct mark_order {
-    #[doc = " first four bytes of the IPv6 header with the label in it, network order"]
-    pub word: __u32,
-    #[doc = " where that header is"]
-    pub l3: __u16,
-    #[doc = " of the interface's counters"]
-    pub slot: __u16,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of mark_order"][::core::mem::size_of::<mark_order>() - 8usize];
-    ["Alignment of mark_order"][::core::mem::align_of::<mark_order>() - 4usize];
-    ["Offset of field: mark_order::word"][::core::mem::offset_of!(mark_order, word) - 0usize];
-    ["Offset of field: mark_order::l3"][::core::mem::offset_of!(mark_order, l3) - 4usize];
-    ["Offset of field: mark_order::slot"][::core::mem::offset_of!(mark_order, slot) - 6usize];
-};
 pub mod mark_verdict {
     #[allow(unused_imports)]
     use super::*;

@@ -206,7 +206,7 @@ pub(super) struct Owner {
 impl Owner {
     /// Makes the qdisc if there is none, which makes it ours.
     fn take(interface: &Interface, state_dir: Option<&Path>) -> Result<Self> {
-        let record = state_dir.map(|d| d.join(format!("clsact-{}-{}", interface.index, interface.name)));
+        let record = state_dir.map(|d| d.join(format!("clsact-{}", interface.index)));
         if tc::has_clsact(interface.index)? {
             let ours = record.as_ref().is_some_and(|r| r.exists());
             return Ok(Self { ours, record });
@@ -233,31 +233,21 @@ impl Owner {
     }
 }
 
-/// What a killed predecessor left on interfaces: its filters, and the qdiscs that it made.
-#[derive(Debug)]
-pub struct Leftovers;
-
-impl Leftovers {
-    /// Removes our filters from all interfaces but `keep`, whose filter the next attach replaces without a gap.
-    /// Returns the names of the interfaces that were cleaned.
-    ///
-    /// # Errors
-    /// The first interface that could not be cleaned; the others are.
-    pub fn remove(settings: &Settings, keep: &[u32]) -> Result<Vec<String>> {
-        let mut cleaned = Vec::new();
-        let mut result = Ok(());
-        for interface in crate::link::all()?.into_iter().filter(|i| !keep.contains(&i.index)) {
-            let ours = |f: &tc::Filter| is_ours(f, settings.tc_priority) && has_our_name(f);
-            if !tc::filters(interface.index)?.iter().any(ours) {
-                continue;
-            }
-            let removed = Owner::take(&interface, settings.state_dir.as_deref())
-                .and_then(|owner| Link::Clsact { priority: settings.tc_priority, owner }.detach(&interface));
-            match removed {
-                Ok(()) => cleaned.push(interface.name),
-                Err(e) => result = result.and(Err(e)),
-            }
-        }
-        result.map(|()| cleaned)
+/// Removes from an interface what a killed predecessor left: our filters, under whatever priority, but the one with the
+/// priority `keep`, and then the qdisc if it is ours. True when there was something.
+pub(super) fn remove_leftovers(
+    interface: &Interface,
+    keep: Option<u16>,
+    state_dir: Option<&Path>,
+) -> Result<bool> {
+    let ours = |f: &tc::Filter| is_ours(f, f.priority) && has_our_name(f) && Some(f.priority) != keep;
+    let left: Vec<_> = tc::filters(interface.index)?.into_iter().filter(ours).collect();
+    if left.is_empty() {
+        return Ok(false);
     }
+    left.iter().try_for_each(|filter| remove_filter(interface, filter.priority))?;
+    if keep.is_none() {
+        Owner::take(interface, state_dir)?.remove_qdisc_if_ours(interface)?;
+    }
+    Ok(true)
 }

@@ -39,22 +39,6 @@ struct {
 	__type(value, struct mark_slot);
 } flowtag_slots SEC(".maps");
 
-/* Key: 0. What the deciding program tells the writing one; written and read within one packet. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct mark_order);
-} flowtag_order SEC(".maps");
-
-/* Key: 0. The writing program; put there by user space after loading. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u32);
-} flowtag_writer SEC(".maps");
-
 /* Key: ifindex. Written by user space when it attaches. An array because a look-up in it costs 1 ns and happens for
  * every packet; max_entries is set before loading, above the largest ifindex of the host. */
 struct {
@@ -205,57 +189,29 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 	return proto == bpf_htons(ETH_P_IP) ? MARK_IPV4 : MARK_NOT_IP;
 }
 
-/* For packets whose header is not in the linear part, and where the writing program is missing. The label is in no
- * checksum of its own; recompute keeps skb->csum true where a device summed the packet. */
+/* Writes through the helper: a program with direct packet writes gets a prologue from the verifier that makes the header
+ * of every packet its own, marked or not, and that drops the packet where memory is short. The label is in no checksum
+ * of its own; recompute keeps skb->csum true where a device summed the packet. */
 static __always_inline int store(struct __sk_buff *skb, __u32 l3, __be32 word)
 {
 	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED
 										       : MARK_MARKED;
 }
 
-/* Decides. A program that writes to packets makes the verifier unclone every packet that it is given, so this one does
- * not, and leaves the few that are marked to another. */
 SEC("tc")
 int flowtag_mark(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, zero = 0, l3 = 0;
+	__u32 ifindex = skb->ifindex, l3 = 0;
 	struct mark_interface *iface = bpf_map_lookup_elem(&flowtag_ifaces, &ifindex);
-	struct mark_order *order;
 	__be32 word = 0;
 	int verdict;
 
 	if (!iface || !iface->known)
 		return TC_ACT_UNSPEC;
 	verdict = decide(skb, iface, &l3, &word);
-	order = bpf_map_lookup_elem(&flowtag_order, &zero);
-	if (verdict == MARK_MARKED && order) {
-		*order = (struct mark_order){.word = word, .l3 = l3, .slot = iface->slot};
-		bpf_tail_call_static(skb, &flowtag_writer, 0);
-		verdict = store(skb, l3, word); /* not reached once the writer is in its place */
-	}
+	if (verdict == MARK_MARKED)
+		verdict = store(skb, l3, word);
 	count(skb, iface->slot, verdict);
-	return TC_ACT_UNSPEC;
-}
-
-/* Writes what was decided. For a packet that is shared with the retransmission queue the verifier's prologue has made
- * the header our own; the queue builds headers anew for each transmission. */
-SEC("tc")
-int flowtag_write(struct __sk_buff *skb)
-{
-	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
-	__u32 zero = 0;
-	struct mark_order *order = bpf_map_lookup_elem(&flowtag_order, &zero);
-	int verdict = MARK_MARKED;
-	__u32 l3;
-
-	if (!order)
-		return TC_ACT_UNSPEC;
-	l3 = order->l3 & 0xff; /* the verifier wants a bound well below 64 KiB; Ethernet with two tags needs 22 */
-	if (data + l3 + sizeof(order->word) <= end)
-		*(__be32 *)(data + l3) = order->word;
-	else
-		verdict = store(skb, l3, order->word);
-	count(skb, order->slot, verdict);
 	return TC_ACT_UNSPEC;
 }
 

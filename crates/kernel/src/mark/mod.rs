@@ -13,7 +13,6 @@ mod slots;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ use zerocopy::{FromBytes, IntoBytes};
 use crate::link::Interface;
 use crate::{Error, Result};
 use abi::{mark_counters, mark_interface, mark_key, mark_limits, mark_value};
-pub use attach::{Hook, HookChoice, Leftovers};
+pub use attach::{Hook, HookChoice};
 pub use packets::{Count, Verdict};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
@@ -135,10 +134,6 @@ impl Marker {
             MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
         };
         let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
-        let writer =
-            object.progs().find(|p| p.name() == "flowtag_write").expect("the object has this program");
-        let fd = writer.as_fd().as_raw_fd();
-        handle("flowtag_writer")?.update(0_u32.as_bytes(), fd.as_bytes(), MapFlags::ANY).map_err(load)?;
         let map = |source| Error::Query { what: "memory to share with the marking program", source };
         let slots = slots::Slots::map(&handle(SLOTS)?).map_err(map)?;
         Ok(Self {
@@ -191,6 +186,33 @@ impl Marker {
     pub fn detach_all(&mut self) -> Result<()> {
         let indices: Vec<_> = self.attached.keys().copied().collect();
         indices.into_iter().map(|i| self.detach(i)).fold(Ok(()), Result::and)
+    }
+
+    /// Removes what a killed predecessor left on any interface; to be called after attaching, so that an interface that
+    /// is still marked on was never without. Returns the names of the interfaces that were cleaned.
+    ///
+    /// # Errors
+    /// The first interface that could not be cleaned; the others are.
+    pub fn remove_leftovers(&self) -> Result<Vec<String>> {
+        let mut cleaned = Vec::new();
+        let mut result = Ok(());
+        for interface in crate::link::all()? {
+            let hook = self.attached.get(&interface.index).map(|a| a.link.hook());
+            let keep = (hook == Some(Hook::Clsact)).then_some(self.settings.tc_priority);
+            match attach::remove_leftovers(&interface, keep, self.settings.state_dir.as_deref()) {
+                Ok(true) => cleaned.push(interface.name),
+                Ok(false) => {}
+                Err(e) => result = result.and(Err(e)),
+            }
+        }
+        result.map(|()| cleaned)
+    }
+
+    /// An interface may have got another name since it was attached to.
+    pub fn rename(&mut self, interface: &Interface) {
+        if let Some(attached) = self.attached.get_mut(&interface.index) {
+            attached.interface.name.clone_from(&interface.name);
+        }
     }
 
     /// The interfaces that the program is attached to.
@@ -275,12 +297,13 @@ impl Marker {
         Ok(all)
     }
 
-    /// Puts the program that does nothing on an interface, for benches to compare with.
+    /// Puts the program that does nothing on an interface, for benches to compare with and for tests as a
+    /// neighbour.
     ///
     /// # Errors
     /// As [`Self::attach`].
-    pub fn attach_empty(&mut self, interface: &Interface) -> Result<Hook> {
-        self.attach_program("flowtag_empty", interface, HookChoice::Auto)
+    pub fn attach_empty(&mut self, interface: &Interface, choice: HookChoice) -> Result<Hook> {
+        self.attach_program("flowtag_empty", interface, choice)
     }
 
     /// The marking program, for benches.

@@ -446,4 +446,5 @@ pub(crate) struct Status {
 pub(crate) struct PipeStatus {
     pub(crate) events: u64,
     pub(crate) bad_lines: u64,
+    pub(crate) refused: u64,
 }

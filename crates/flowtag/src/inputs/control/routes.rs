@@ -274,6 +274,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
         pipe: daemon.pipe.as_ref().map(|c| PipeStatus {
             events: c.events.load(Ordering::Relaxed),
             bad_lines: c.bad_lines.load(Ordering::Relaxed),
+            refused: c.refused.load(Ordering::Relaxed),
         }),
     }))
 }

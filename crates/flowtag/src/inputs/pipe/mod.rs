@@ -1,16 +1,19 @@
 //! The named pipe that flowd's producers write to. Lossless: any number of lines a write, lines split over writes, a
-//! last line without newline; while the engine is busy the pipe fills and the writer waits.
+//! last line without newline; while the engine is busy the pipe fills and the writer waits. What a pipe cannot do is
+//! tell writers apart: one that leaves in the middle of a line while another has the pipe open spoils that other's next
+//! line, which is an error in the log.
 
 mod grammar;
 mod lines;
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flowtag_engine::{Event, Registry};
+use flowtag_engine::{Event, Outcome, Registry};
 use nix::sys::stat::Mode;
 use serde::Serialize;
 use tokio::io::AsyncReadExt;
@@ -19,7 +22,8 @@ use tokio::sync::watch;
 
 use crate::config::Gate;
 use crate::inputs::gate::{self, Created, GateError};
-use crate::supervisor::core::Core;
+use crate::supervisor::core::{Core, Stopping};
+use crate::supervisor::throttle::Throttle;
 use grammar::LineError;
 use lines::Lines;
 
@@ -30,6 +34,8 @@ pub(crate) struct Counters {
     pub(crate) events: AtomicU64,
     /// Lines that said nothing; each was logged.
     pub(crate) bad_lines: AtomicU64,
+    /// Events that the engine refused.
+    pub(crate) refused: AtomicU64,
 }
 
 /// The pipe, made or found, not yet read.
@@ -47,7 +53,10 @@ impl Input {
     pub(crate) fn prepare(gate: &Gate) -> Result<Self, GateError> {
         gate::parent(&gate.path)?;
         let created = match fs::symlink_metadata(&gate.path) {
-            Ok(found) if found.file_type().is_fifo() => None,
+            Ok(found) if found.file_type().is_fifo() => {
+                refuse_foreign(&gate.path, found.uid())?;
+                None
+            }
             Ok(found) => {
                 return Err(GateError::NotAPipe { path: gate.path.clone(), kind: gate::kind_of(&found) });
             }
@@ -83,6 +92,7 @@ impl Input {
         let mut buffer = vec![0; 64 * 1024]; // a pipe's default capacity, pipe(7)
         let mut lines = Lines::default();
         let mut pipe = self.open()?;
+        let mut throttle = Throttle::default();
         loop {
             let length = pipe.read(&mut buffer).await?;
             let registry = registry.borrow().clone();
@@ -95,8 +105,9 @@ impl Input {
                 // Opened anew before the old end closes, so that a writer that comes now finds a reader.
                 pipe = self.open()?;
             }
-            if !events.is_empty() && core.events(events).await.is_err() {
-                return Ok(());
+            match core.events(events).await {
+                Ok(outcomes) => tell_refused(&outcomes, counters, &mut throttle),
+                Err(Stopping) => return Ok(()),
             }
         }
     }
@@ -105,6 +116,23 @@ impl Input {
         let file =
             fs::OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(&self.gate.path)?;
         pipe::Receiver::from_file(file)
+    }
+}
+
+/// It is opened again and again, by then without the privilege to open what belongs to others.
+fn refuse_foreign(path: &Path, owner: u32) -> Result<(), GateError> {
+    if owner == nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    Err(GateError::ForeignPipe { path: path.to_owned(), owner })
+}
+
+fn tell_refused(outcomes: &[Outcome], counters: &Counters, throttle: &mut Throttle) {
+    for outcome in outcomes {
+        if let Outcome::Rejected(reason) = outcome {
+            counters.refused.fetch_add(1, Ordering::Relaxed);
+            throttle.warn("an event of the pipe was refused", reason);
+        }
     }
 }
 
