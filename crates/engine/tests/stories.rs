@@ -446,7 +446,7 @@ fn firefly_traffic_is_never_a_flow() {
 #[test]
 fn a_rejection_says_what_to_do() {
     let full = Rejection::TableFull { max: 5 }.to_string();
-    assert!(full.contains("5 flows") && full.contains("raise max_flows"), "{full}");
+    assert!(full.contains("5 flows") && full.contains("raise flows.max"), "{full}");
     let flow = udp(HERE, "[2001:db8::9]:10514");
     let own = Rejection::OwnFirefly { flow, end: flow.dst() }.to_string();
     assert!(own.contains(&flow.to_string()) && own.contains("announce the data flow"), "{own}");

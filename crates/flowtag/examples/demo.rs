@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use flowtag_engine::Registry;
+use flowtag_kernel::af_packet::{ETH_P_NONE, PacketSocket};
 use flowtag_testbed::{Captured, Host, Link, Process, Testbed, checked};
 use flowtag_wire::{Firefly, FlowLabel, LinkType, Packet};
 
@@ -55,12 +56,15 @@ fn demo() -> Result<()> {
     let after = packets(&marked, "announced")?;
     verdict(&before, &after)?;
 
-    title("4. Fireflies that arrived at the client");
+    title("4. One packet byte by byte: as it was sent, and as the client captured it");
+    byte_by_byte(&cli, &storage, &client, &link)?;
+
+    title("5. Fireflies of the transfer that arrived at the client");
     fireflies.show()?;
 
-    title("5. What the daemon counted");
+    title("6. What the daemon counted");
     cli.show(&["status"])?;
-    title("6. Clean stop");
+    title("7. Clean stop");
     stop(daemon, &storage)
 }
 
@@ -105,12 +109,24 @@ impl Cli<'_> {
     /// Runs a command as a user would and shows both.
     fn show(&self, args: &[&str]) -> Result<()> {
         let quoted = |a: &&str| if a.contains(' ') { format!("'{a}'") } else { (*a).to_owned() };
-        say(&format!("$ flowtag {}", args.iter().map(quoted).collect::<Vec<_>>().join(" ")));
+        say(&wrapped(args.iter().map(quoted)));
         let mut command = Command::new(self.flowtag);
         command.env("FLOWTAG_SOCKET", self.dir.join("run/control.sock")).args(args);
         say(checked(&mut command)?.trim_end());
         Ok(())
     }
+}
+
+/// A command as it can be typed, in lines of at most 80 columns.
+fn wrapped(words: impl Iterator<Item = String>) -> String {
+    let mut lines = vec!["$ flowtag".to_owned()];
+    for word in words {
+        match lines.last_mut() {
+            Some(line) if line.len() + 1 + word.len() <= 78 => *line = format!("{line} {word}"),
+            _ => lines.push(format!("    {word}")),
+        }
+    }
+    lines.join(" \\\n")
 }
 
 fn transfer(storage: &Host, client: &Host, link: &Link) -> Result<Captured> {
@@ -130,11 +146,11 @@ fn transfer(storage: &Host, client: &Host, link: &Link) -> Result<Captured> {
         TRANSFER,
     ]);
     let report: serde_json::Value = serde_json::from_str(&checked(&mut command)?)?;
-    let received = &report["end"]["sum_received"];
+    let sent = &report["end"]["sum_sent"];
     say(&format!(
-        "iperf3 storage > client: {} bytes received, {:.1} Gbit/s",
-        received["bytes"],
-        received["bits_per_second"].as_f64().unwrap_or_default() / 1e9
+        "iperf3 storage > client: {} bytes, {:.1} Gbit/s",
+        sent["bytes"],
+        sent["bits_per_second"].as_f64().unwrap_or_default() / 1e9
     ));
     server.wait(Duration::from_secs(20))?;
     capture.stop()
@@ -198,9 +214,60 @@ fn verdict(before: &Summary, after: &Summary) -> Result<()> {
         same(before),
         same(after)
     );
-    say("\nEvery packet carries cms/Analysis Input from the SYN to the last, with one label.");
+    say("\nFrom the SYN to the last, every packet carries cms/Analysis Input, in one label.");
     say("DSCP, ECN and hop limit are what they were without the mark.");
     Ok(())
+}
+
+/// A frame put together by hand, so that every byte of it is known.
+fn byte_by_byte(cli: &Cli<'_>, storage: &Host, client: &Host, link: &Link) -> Result<()> {
+    let sent = frame(link);
+    let (src, dst) = (endpoint(link.a.ipv6.into(), PORT + 1), endpoint(link.b.ipv6.into(), SERVER));
+    cli.show(&["flow", "start", "--tag", "atlas/Staging", "udp", &src, &dst])?;
+    let capture = client.capture("eth0", &format!("udp src port {}", PORT + 1))?;
+    storage.run(|| PacketSocket::open("eth0", ETH_P_NONE).and_then(|socket| socket.send(&sent)))??;
+    capture.wait_for(1, Duration::from_secs(20))?;
+    let received = capture.stop()?.frames()?.swap_remove(0).data;
+    ensure!(sent.len() == received.len(), "{} bytes sent, {} received", sent.len(), received.len());
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+    for (at, (before, after)) in sent.chunks(16).zip(received.chunks(16)).enumerate() {
+        say(&format!("  sent     {:>3}  {}", 16 * at, hex(before)));
+        if before != after {
+            say(&format!("  received {:>3}  {}", 16 * at, hex(after)));
+            say(&format!("                {}", changed_digits(before, after)));
+        }
+    }
+    let differing = sent.iter().zip(&received).enumerate().filter(|(_, (a, b))| a != b).map(|(at, _)| at);
+    let outside: Vec<_> = differing.filter(|at| !(15..18).contains(at)).collect();
+    ensure!(outside.is_empty() && sent[15] >> 4 == received[15] >> 4, "bytes {outside:?} changed too");
+    let label = Packet::parse(LinkType::Ethernet, &received)?.flow_label.context("a label")?;
+    say(&format!("Only the five digits of the flow label differ; {label} says {}.", name(label)));
+    cli.show(&["flow", "end", "udp", &src, &dst])
+}
+
+/// Ethernet, IPv6 with DSCP 46, ECN 1 and a label of its own, UDP, and a text.
+fn frame(link: &Link) -> Vec<u8> {
+    let text = b"the payload stays what it was";
+    let length = u16::try_from(8 + text.len()).unwrap_or(u16::MAX).to_be_bytes();
+    let mut out = [link.b.mac, link.a.mac].concat();
+    out.extend([0x86, 0xdd, 0x6b, 0x9a, 0xbc, 0xde]);
+    out.extend(length);
+    out.extend([17, 61]);
+    out.extend(link.a.ipv6.octets());
+    out.extend(link.b.ipv6.octets());
+    out.extend((PORT + 1).to_be_bytes());
+    out.extend(SERVER.to_be_bytes());
+    out.extend(length);
+    out.extend([0x12, 0x34]);
+    out.extend(text);
+    out
+}
+
+/// `^` under each hexadecimal digit that differs.
+fn changed_digits(before: &[u8], after: &[u8]) -> String {
+    let mark = |differs: bool| if differs { '^' } else { ' ' };
+    let digits = |(a, b): (&u8, &u8)| [mark(a >> 4 != b >> 4), mark(a & 15 != b & 15), ' '];
+    before.iter().zip(after).flat_map(digits).collect::<String>().trim_end().to_owned()
 }
 
 /// The flow's destination and one collector, both on the client.
@@ -221,6 +288,7 @@ impl Listeners {
     fn show(&self) -> Result<()> {
         for (who, socket) in &self.sockets {
             for _ in 0..2 {
+                // Those of the UDP flow come after and are not looked at.
                 let mut buffer = [0; 2048];
                 let length = socket.recv(&mut buffer).with_context(|| format!("no firefly at the {who}"))?;
                 let firefly = Firefly::from_datagram(&buffer[..length])?;
