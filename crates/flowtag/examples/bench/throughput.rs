@@ -19,6 +19,7 @@ const SERVER: u16 = 5201;
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
     Nothing,
+    Empty,
     Miss,
     Marked,
 }
@@ -34,7 +35,7 @@ struct Run {
 pub(crate) fn run(report: &mut Report, _flowtag: &Path) -> Result<()> {
     report.section(
         "Throughput",
-        "One iperf3 stream of a second over a veth pair, in turns: nothing attached; the program attached and the flow \
+        "One iperf3 stream of a second over a veth pair, in turns: nothing attached; a program that does nothing; the program and the flow \
          not announced; the flow marked. CPU is of the whole machine (sender, receiver, kernel). Ratios are to nothing \
          attached. Aim: marked at least 0.99 of unmarked.",
         &["", "Gbit/s", "ratio", "CPU s per GB", "ratio", "retransmissions"],
@@ -42,7 +43,7 @@ pub(crate) fn run(report: &mut Report, _flowtag: &Path) -> Result<()> {
     let bed = Testbed::new("speed")?;
     let (a, b) = (bed.host("a")?, bed.host("b")?);
     let link = bed.link(&a, "eth0", &b, "eth0")?;
-    let ways = [Way::Nothing, Way::Miss, Way::Marked];
+    let ways = [Way::Nothing, Way::Empty, Way::Miss, Way::Marked];
     let mut runs = ways.map(|way| (way, Vec::new()));
     for round in 0..PAIRS {
         for step in 0..ways.len() {
@@ -52,7 +53,9 @@ pub(crate) fn run(report: &mut Report, _flowtag: &Path) -> Result<()> {
         }
     }
     let column = |way: usize, pick: fn(&Run) -> f64| runs[way].1.iter().map(pick).collect::<Vec<_>>();
-    for (index, name) in ["nothing attached", "attached, not announced", "marked"].into_iter().enumerate() {
+    for (index, name) in
+        ["nothing attached", "empty program", "not announced", "marked"].into_iter().enumerate()
+    {
         let (gbit, cpu) = (column(index, |r| r.gbit), column(index, |r| r.cpu));
         report.row(&[
             name.to_owned(),
@@ -91,7 +94,11 @@ fn one(a: &Host, b: &Host, link: &Link, way: Way) -> Result<Run> {
 
 fn attach(link: &Link, way: Way) -> Result<Marker> {
     let mut marker = Marker::load(&Settings::default())?;
-    marker.attach(&flowtag_kernel::link::find("eth0")?, HookChoice::Auto)?;
+    let eth0 = flowtag_kernel::link::find("eth0")?;
+    match way {
+        Way::Empty => marker.attach_empty(&eth0, HookChoice::Auto)?,
+        _ => marker.attach(&eth0, HookChoice::Auto)?,
+    };
     if way == Way::Marked {
         let (local, remote) =
             (Endpoint::new(link.a.ipv6.into(), CLIENT), Endpoint::new(link.b.ipv6.into(), SERVER));

@@ -1,0 +1,36 @@
+//! What the service manager is told (sd_notify(3)).
+
+mod common;
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+
+use common::daemon::Daemon;
+
+#[test]
+fn the_service_manager_hears_of_start_reload_and_stop() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let next = || {
+        let mut buffer = [0; 512];
+        let length = socket.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+    };
+    let toml = "[mark]\nenabled = false\n";
+    let daemon = Daemon::start_with(toml, |args| {
+        let mut command = Command::new("env");
+        command.arg(format!("NOTIFY_SOCKET={}", path.display())).args(args);
+        command
+    });
+    assert_eq!(next(), "READY=1");
+    daemon.reload(toml);
+    let reloading = next();
+    // systemd.service(5), Type=notify-reload: with the time, so that it is not taken for an earlier reload's.
+    assert!(reloading.contains("RELOADING=1") && reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    assert_eq!(next(), "READY=1");
+    daemon.stop();
+    assert_eq!(next(), "STOPPING=1");
+}
