@@ -83,7 +83,10 @@ fn a_name_is_resolved_when_it_can_be_and_again_when_it_may_have_moved() {
                 [[outputs.firefly.collectors]]\naddress = \"collector.example.org:10515\"\n";
     let mut daemon = Daemon::start_with(toml, |args| -> Command {
         // The host's processes have a mount namespace of their own.
-        let script = format!("mount --bind {} /etc/resolv.conf && exec \"$@\"", resolv.display());
+        let script = format!(
+            "[ -e /etc/resolv.conf ] || : > /etc/resolv.conf; mount --bind {} /etc/resolv.conf && exec \"$@\"",
+            resolv.display()
+        );
         let mut command = hosts.a.command("sh");
         command.args(["-c", &script, "sh"]).args(args);
         command
