@@ -10,7 +10,7 @@ use flowtag_wire::{Endpoint, Entropy, FlowLabel, Protocol, Tag};
 
 use crate::report::{Figure, Report};
 
-const PAIRS: usize = 31;
+const PAIRS: usize = 15;
 const SECONDS: &str = "1";
 const CLIENT: u16 = 40000;
 const SERVER: u16 = 5201;
