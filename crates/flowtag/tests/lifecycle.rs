@@ -50,10 +50,28 @@ fn attached(host: &Host) -> String {
     filters + &qdiscs
 }
 
+/// The kernel counts runs of programs while this lives.
+struct Statistics(String);
+
+impl Statistics {
+    const SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    fn on() -> Self {
+        let before = std::fs::read_to_string(Self::SYSCTL).expect("statistics");
+        std::fs::write(Self::SYSCTL, "1").expect("statistics");
+        Self(before)
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = std::fs::write(Self::SYSCTL, &self.0);
+    }
+}
+
 /// Somebody else's program on the interface, which passes every packet on and of which the kernel counts the runs.
 fn neighbour(host: &Host, hook: &str) -> Marker {
     let choice = if hook == "tcx" { HookChoice::Tcx } else { HookChoice::Clsact };
-    std::fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").expect("statistics");
     host.run(|| {
         let settings = Settings { tc_priority: 9, ..Settings::default() };
         let mut neighbour = Marker::load(&settings).expect("loads");
@@ -145,6 +163,7 @@ fn local_is_known_without_marking_and_a_reload_keeps_the_loop_guard() {
 #[test]
 fn a_neighbour_on_the_interface_goes_on_before_during_and_after() {
     require_root!();
+    let _statistics = Statistics::on();
     for hook in hooks() {
         let hosts = Hosts::new("neighbour");
         let neighbour = neighbour(&hosts.a, hook);

@@ -15,7 +15,7 @@ const ROUNDS: usize = 11;
 const CONNECTIONS: u16 = 300;
 const DATAGRAMS: usize = 20_000;
 const SERVER: u16 = 5201;
-const SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
+pub(crate) const SYSCTL: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Way {
