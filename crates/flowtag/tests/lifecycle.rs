@@ -7,17 +7,12 @@ use std::time::{Duration, Instant};
 
 use common::cli;
 use common::daemon::{Daemon, binary};
-use common::hosts::{Hosts, between, one_label, seen, tag};
+use common::hosts::{Hosts, between, hooks, one_label, seen, tag};
 use flowtag_kernel::mark::{HookChoice, Marker, Settings};
 use flowtag_testbed::{Host, checked, require_root, wait_until};
 use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-fn hooks() -> Vec<&'static str> {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
-    if btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS") { vec!["tcx", "clsact"] } else { vec!["clsact"] }
-}
 
 /// An emulated machine, which tells by FLOWTAG_BIN, is an order of magnitude slower.
 fn a_second() -> Duration {

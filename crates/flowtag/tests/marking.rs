@@ -6,20 +6,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::cli;
-use common::hosts::{Hosts, between, one_label, seen, seen_on, tag, transfer};
+use common::hosts::{Hosts, between, hooks, one_label, seen, seen_on, tag, transfer};
 use flowtag_kernel::af_packet::{ETH_P_NONE, PacketSocket};
 use flowtag_testbed::require_root;
 use flowtag_wire::{FlowLabel, LinkType};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// Every test runs with both hooks where the kernel has both.
-fn hooks() -> Vec<&'static str> {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
-    let has_tcx = btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS");
-    if has_tcx { vec!["tcx", "clsact"] } else { vec!["clsact"] }
-}
 
 fn marking(hook: &str) -> String {
     format!("[mark]\ninterfaces = [\"eth*\", \"flowtun*\"]\nhook = \"{hook}\"\n")

@@ -32,7 +32,7 @@ fn main() -> Result<()> {
         in_place::run(&mut report)?;
     }
     if wanted("throughput") {
-        throughput::run(&mut report, &flowtag)?;
+        throughput::run(&mut report)?;
     }
     if wanted("daemon") {
         daemon::run(&mut report, &flowtag)?;

@@ -1,6 +1,5 @@
 //! iperf3 over a veth pair: nothing attached, an empty program, marking; in turns.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -32,7 +31,7 @@ struct Run {
     retransmits: u64,
 }
 
-pub(crate) fn run(report: &mut Report, _flowtag: &Path) -> Result<()> {
+pub(crate) fn run(report: &mut Report) -> Result<()> {
     report.section(
         "Throughput",
         "One iperf3 stream of a second over a veth pair, in turns: nothing attached; a program that does nothing; the program and the flow \

@@ -11,6 +11,13 @@ use flowtag_wire::{FlowLabel, LinkType, Packet, Tag};
 
 use super::daemon::Daemon;
 
+/// The hooks that this kernel has; what depends on the hook is tested with each.
+pub fn hooks() -> Vec<&'static str> {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
+    let has_tcx = btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS");
+    if has_tcx { vec!["tcx", "clsact"] } else { vec!["clsact"] }
+}
+
 /// Two hosts joined by a veth pair.
 pub struct Hosts {
     pub a: Host,
