@@ -10,6 +10,7 @@
 #define ETH_P_8021Q 0x8100
 #define ETH_P_8021AD 0x88A8
 #define NEXTHDR_HOP 0
+#define NEXTHDR_IPV6 41
 #define NEXTHDR_ROUTING 43
 #define NEXTHDR_FRAGMENT 44
 #define NEXTHDR_AUTH 51
@@ -17,6 +18,21 @@
 
 /* Longest chain that can be walked; the verifier wants a bound on every offset. */
 #define MAX_L4_OFFSET 16384
+
+/* What was met on the way from an IPv6 header to the transport header. */
+enum met {
+	MET_FRAGMENT = 1,	/* a fragment header of a packet in several fragments */
+	MET_LATER_FRAGMENT = 2, /* … that is not the first: no ports in it */
+	MET_AUTH = 4,		/* an authentication header */
+};
+
+struct chain {
+	__u32 off; /* in: first extension header; out: transport header */
+	__u8 next; /* type of what is at off */
+	__u8 met;  /* enum met */
+	__u16 pad;
+	__be32 fragment; /* identification of the fragmented packet */
+};
 
 struct vlan_tag {
 	__be16 tci;
@@ -95,28 +111,36 @@ static __always_inline __u32 extension_header_len(__u8 type, __u8 len)
 	}
 }
 
-/* Walks the extension headers from `*off` of type `*next` to the first header that is none of them. MARK_MARKED
- * when it is there to be looked at, else the verdict that says why not. */
-static __noinline int skip_extension_headers(struct __sk_buff *skb, __u32 *off, __u8 *next)
+/* Walks the extension headers to the first header that is none of them, or that is in a later fragment. -1: cut short,
+ * or too many. */
+static __noinline int walk_chain(struct __sk_buff *skb, struct chain *c)
 {
-	__u8 hdr[4]; /* next header, length, and for a fragment its offset */
+	__u8 hdr[8]; /* next header, length, and for a fragment offset, flags, identification */
 
-	if (!off || !next) /* a function of its own is verified without its callers */
-		return MARK_UNREADABLE;
+	if (!c) /* a function of its own is verified without its callers */
+		return -1;
 	for (int i = 0; i < MARK_MAX_EXTENSION_HEADERS; i++) {
-		__u32 len = extension_header_len(*next, 0);
+		__u8 type = c->next;
 
-		if (!len)
-			return MARK_MARKED;
-		if (*off > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, *off, hdr, sizeof(hdr)))
-			return MARK_UNREADABLE;
-		/* RFC 8200 §4.5: 13 bits of offset, then flags; only the first fragment has the ports. */
-		if (*next == NEXTHDR_FRAGMENT && (hdr[2] || hdr[3] & 0xf8))
-			return MARK_FRAGMENT;
-		*off += extension_header_len(*next, hdr[1]);
-		*next = hdr[0];
+		if (!extension_header_len(type, 0))
+			return 0;
+		if (c->off > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, c->off, hdr, sizeof(hdr)))
+			return -1;
+		c->off += extension_header_len(type, hdr[1]);
+		c->next = hdr[0];
+		if (type == NEXTHDR_AUTH)
+			c->met |= MET_AUTH;
+		/* RFC 8200 §4.5: 13 bits of offset, 2 reserved, 1 that more fragments follow. */
+		if (type == NEXTHDR_FRAGMENT && (hdr[2] || hdr[3] & 0xf9)) {
+			c->met |= MET_FRAGMENT;
+			__builtin_memcpy(&c->fragment, hdr + 4, 4);
+			if (hdr[2] || hdr[3] & 0xf8) {
+				c->met |= MET_LATER_FRAGMENT;
+				return 0;
+			}
+		}
 	}
-	return extension_header_len(*next, 0) ? MARK_UNREADABLE : MARK_MARKED;
+	return extension_header_len(c->next, 0) ? -1 : 0;
 }
 
 #endif

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use flowtag_wire::{Endpoint, FiveTuple, Protocol};
+use flowtag_wire::{Endpoint, FiveTuple, Protocol, Strategy};
 
 /// What an engine needs from its birth.
 #[derive(Clone)]
@@ -39,13 +39,21 @@ pub struct Settings {
     /// How long a flow may be silent, by its announcements and by its packets, before it is ended. `None`: only an
     /// END ends it. Default one hour.
     pub idle_limit: Option<Duration>,
+    /// Where the tag is written on flows whose announcement does not say. Flows that are known when it changes keep
+    /// theirs. Default: the flow label.
+    pub strategy: Strategy,
     /// Which flows are firefly traffic and so never flows of their own.
     pub guard: Guard,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_flows: 100_000, idle_limit: Some(Duration::from_secs(3600)), guard: Guard::default() }
+        Self {
+            max_flows: 100_000,
+            idle_limit: Some(Duration::from_secs(3600)),
+            strategy: Strategy::LABEL,
+            guard: Guard::default(),
+        }
     }
 }
 

@@ -14,7 +14,8 @@ pub struct Counter {
 
 macro_rules! counters {
     ($(#[doc = $help:literal] $name:ident,)+) => {
-        /// Counts of events and what became of them. `started == ended + ended_idle + Engine::len()`, always.
+        /// Counts of events and what became of them. `started == ended + ended_idle + ended_closed +
+        /// Engine::len()`, always.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         pub struct Counters {
             $(#[doc = $help] pub $name: u64,)+
@@ -30,11 +31,13 @@ macro_rules! counters {
 }
 
 counters! {
-    /// Flows that began, adopted ones included.
+    /// Flows that began, those that are adopted or taken over included.
     started,
     /// Flows that began with an ONGOING, because their START was never heard.
     adopted,
-    /// Announcements that gave a known flow another tag.
+    /// Flows that the kernel marked already for an earlier daemon and that go on in this one.
+    taken_over,
+    /// Announcements that gave a known flow another tag or strategy.
     updated,
     /// Announcements of a known flow that changed nothing.
     refreshed,
@@ -42,6 +45,8 @@ counters! {
     ended,
     /// Flows ended because neither an announcement nor a packet came within the idle limit.
     ended_idle,
+    /// Flows ended because their socket closed and no END came.
+    ended_closed,
     /// ENDs of flows that are not in the table.
     unknown_end,
     /// Announcements refused because the flow table was full.

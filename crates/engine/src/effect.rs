@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Tag};
+use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Strategy, Tag};
 use jiff::Timestamp;
 
 use crate::event::{Source, Usage};
@@ -28,7 +28,7 @@ pub struct Reaction {
 pub enum Outcome {
     /// The flow is new.
     Started(FlowId),
-    /// The flow was known and has another tag now.
+    /// The flow was known and has another tag or strategy now.
     Updated(FlowId),
     /// The flow was known and is as before, only fresher.
     Refreshed(FlowId),
@@ -67,17 +67,29 @@ pub enum Rejection {
     },
 }
 
-/// One thing to do.
+/// What is written into the packets of a flow, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// Tag and entropy.
+    pub label: FlowLabel,
+    /// The headers that get them.
+    pub strategy: Strategy,
+}
+
+/// One thing to do. The large ones are behind pointers, because a tick makes thousands at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Put `label` on the packets of `key`, in place of the label that they may have. IPv6 only.
+    /// Put `mark` on the packets of `key`, in place of the mark that they may have. IPv6 only.
     Mark {
         /// Which packets.
         key: FlowKey,
         /// What to write into them.
-        label: FlowLabel,
+        mark: Mark,
+        /// When the flow began, to be kept beside the mark: a later daemon learns it by [`crate::Event::Adopt`].
+        start: Timestamp,
     },
-    /// Leave the packets of `key` alone from now on. Only follows a [`Effect::Mark`] of the same key.
+    /// Leave the packets of `key` alone from now on. Only follows a [`Effect::Mark`] or a [`crate::Event::Adopt`] of
+    /// the same key.
     Unmark {
         /// Which packets.
         key: FlowKey,
@@ -88,9 +100,21 @@ pub enum Effect {
         key: FlowKey,
     },
     /// Send a firefly.
-    Report(Report),
-    /// Tell those who watch the table.
-    Changed(Change),
+    Report(Box<Report>),
+    /// Tell those who watch the table. Shared, because they may be many.
+    Changed(Arc<Change>),
+}
+
+impl From<Report> for Effect {
+    fn from(report: Report) -> Self {
+        Self::Report(Box::new(report))
+    }
+}
+
+impl From<Change> for Effect {
+    fn from(change: Change) -> Self {
+        Self::Changed(Arc::new(change))
+    }
 }
 
 /// Which firefly (`flow-lifecycle.state` of the firefly schema v1).
@@ -107,7 +131,7 @@ pub enum ReportState {
 /// The content of a firefly, apart from what the kernel measured.
 ///
 /// Every `Start` is followed by at most one `End` of the same id and tag, and by no other `Start` of that id before
-/// it. A flow that is given another tag is reported as ended under the old tag and started under the new one: a
+/// it. A flow that was taken over ([`crate::Event::Adopt`]) had its `Start` from an earlier daemon. A flow that is given another tag is reported as ended under the old tag and started under the new one: a
 /// collector that adds up flows or bytes per tag then stays balanced, and the spans of one flow do not overlap.
 /// The first of these ENDs carries no usage, because nobody measured it. The last carries what the announcer said,
 /// which may be the bytes of the whole connection: counted once, under the tag that was known last.
@@ -153,7 +177,7 @@ pub struct Change {
 pub enum ChangeKind {
     /// It is new.
     Started,
-    /// Its tag, its local end or its marking is another. Mere refreshes are not told.
+    /// Its tag, its strategy, its local end or its marking is another. Mere refreshes are not told.
     Updated,
     /// It is gone.
     Ended(EndReason),
@@ -169,4 +193,18 @@ pub enum EndReason {
     },
     /// Nothing was heard or seen of it for the idle limit.
     Idle,
+    /// Its socket closed.
+    Closed,
+}
+
+impl EndReason {
+    /// In lower case, for tables and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Requested { .. } => "requested",
+            Self::Idle => "idle",
+            Self::Closed => "closed",
+        }
+    }
 }

@@ -12,18 +12,20 @@
 //! 13:50  Tick         Probe
 //!        LastSeen     (still 12:50) Unmark, Report(End at 12:50), Changed(Ended(Idle))
 //! ```
+//!
+//! The life of a flow that a rule found ends with its socket: Closed gives Unmark, Report(End), Changed(Ended(Closed)).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtag_wire::{FiveTuple, FlowLabel};
+use flowtag_wire::FiveTuple;
 use jiff::Timestamp;
 
 use crate::config::{Config, Settings};
 use crate::counters::Counters;
-use crate::effect::{ChangeKind, Effect, EndReason, Outcome, Reaction, Rejection, Report, ReportState};
+use crate::effect::{ChangeKind, Effect, EndReason, Mark, Outcome, Reaction, Rejection, Report, ReportState};
 use crate::event::{Announcement, End, Event, Selector, Usage};
 use crate::flow::{Flow, FlowId, FlowView, Marking};
 use crate::key::{FlowKey, Pair};
@@ -31,6 +33,10 @@ use crate::table::Table;
 
 /// How long the answer to a [`Effect::Probe`] may take before the kernel is asked again.
 pub const PROBE_RETRY: Duration = Duration::from_secs(30);
+
+/// How long the END of an announced flow may come after the socket closed. The announcer knows what the flow carried,
+/// and often says so only when the connection is gone.
+pub const CLOSE_GRACE: Duration = Duration::from_secs(10);
 
 /// How far `now` may lie behind an earlier `now` before the clock counts as set back. Less is taken for events that
 /// overtook one another on their way.
@@ -47,10 +53,16 @@ pub const MAX_APPLICATION: usize = 128;
 ///
 /// - A flow is its protocol and both ends, from whichever end it is written.
 /// - START of a known flow keeps its number, start and entropy. With the same tag it only refreshes. With another
-///   tag the last word wins: the packets get the new label, and the reports are as described at [`Report`].
+///   tag the last word wins: the packets get the new label, and the reports are as described at [`Report`]. Another
+///   strategy alone is for the packets and the watchers; fireflies do not tell it.
+/// - What a rule says of a flow that somebody announced is a refresh and no more: the kernel judged its packet before
+///   it was told of the flow. The other way round, an announcement takes a flow over from its rule.
 /// - END keeps the tag and the direction of the START, whatever it says itself.
-/// - A flow is silent since its last announcement or packet. Silent for the idle limit, a marked flow is asked
-///   about at the kernel, which sees its packets; others end at once. An answer that never comes is asked for again.
+/// - A flow that nobody announced ends when its socket closes. One that was announced waits for its END until
+///   [`CLOSE_GRACE`] has passed; a START within that time is a new connection of the same ends, and goes on.
+/// - A flow is silent since its last announcement or packet. Silent for the idle limit (its own, if shorter), a marked
+///   flow is asked about at the kernel, which sees its packets; others end at once. An answer that never comes is
+///   asked for again.
 /// - A flow that the kernel had no room for is tried again whenever it is announced.
 /// - Firefly traffic is refused, also where a reload made it so; flows that are already known then end by END or by
 ///   silence.
@@ -64,6 +76,15 @@ pub struct Engine {
     table: Table,
     clock: Timestamp,
     counters: Counters,
+}
+
+/// How a flow came into the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// By a word with this state, of a program or of a rule.
+    Announced(ReportState),
+    /// The kernel had it.
+    Adopted,
 }
 
 /// Kept out of debug output.
@@ -99,6 +120,8 @@ impl Engine {
             Event::Start(what) => self.announce(now, what, ReportState::Start, &mut effects),
             Event::Ongoing(what) => self.announce(now, what, ReportState::Ongoing, &mut effects),
             Event::End(end) => self.end(now, &end, &mut effects),
+            Event::Adopt(what) => self.adopt(now, what, &mut effects),
+            Event::Closed { key, at } => self.closed(now, &key, at, &mut effects),
             Event::LocalAddresses(addresses) => self.reorient(now, &addresses, &mut effects),
             Event::LastSeen { key, at } => self.last_seen(now, &key, at, &mut effects),
             Event::MarkFailed { key } => self.mark_failed(now, &key, &mut effects),
@@ -142,13 +165,13 @@ impl Engine {
         self.table.iter().map(move |flow| flow.report(ReportState::Ongoing, now))
     }
 
-    /// What the kernel holds if it carried out every effect: for adopting what an earlier run left, and for checks.
-    pub fn expected_marks(&self) -> impl Iterator<Item = (FlowKey, FlowLabel)> {
+    /// What the kernel holds if it carried out every effect.
+    pub fn expected_marks(&self) -> impl Iterator<Item = (FlowKey, Mark)> {
         self.table.iter().filter_map(Flow::mark)
     }
 
     /// When the next [`Event::Tick`] can matter. May be earlier than needed (such a tick only moves it), never
-    /// later. `None` while no flow can become idle.
+    /// later. `None` while no flow can become idle or waits for its END.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Timestamp> {
         self.table.next_alarm()
@@ -180,22 +203,57 @@ impl Engine {
         state: ReportState,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
-        if let Some(end) = self.settings.guard.firefly_end(&what.flow) {
-            self.counters.rejected_own += 1;
-            return Outcome::Rejected(Rejection::OwnFirefly { flow: what.flow, end });
+        if let Some(refused) = self.guard(&what) {
+            return refused;
         }
         what.application = what.application.map(|name| self.cut(name));
         match self.table.id_of(&what.flow) {
             Some(id) => self.announce_again(now, id, what, state, effects),
-            None => self.start(now, what, state, effects),
+            None => self.start(now, what, Origin::Announced(state), effects),
         }
+    }
+
+    fn adopt(&mut self, now: Timestamp, mut what: Announcement, effects: &mut Vec<Effect>) -> Outcome {
+        let held = FlowKey::from(what.flow);
+        what.application = what.application.map(|name| self.cut(name));
+        let outcome = match (self.guard(&what), self.table.id_of(&held)) {
+            (Some(refused), _) => refused,
+            (None, Some(id)) => self.adopt_known(now, id, effects),
+            (None, None) => self.start(now, what, Origin::Adopted, effects),
+        };
+        // Refused, or the other end is the local one now: nothing would ever take this mark off.
+        let marked = self.table.id_of(&held).and_then(|id| self.table.get(id)?.mark());
+        if held.is_ipv6() && marked.is_none_or(|(key, _)| key != held) {
+            effects.insert(0, Effect::Unmark { key: held });
+        }
+        outcome
+    }
+
+    /// The flow came into the table before its adoption: that word is the newer one.
+    fn adopt_known(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(flow) = self.table.get_mut(id) else { return Outcome::UnknownFlow };
+        flow.touch(now);
+        self.counters.refreshed += 1;
+        if retry_mark(flow) {
+            self.counters.mark_retried += 1;
+            effects.extend(flow.mark_effect());
+            effects.push(flow.change(now, ChangeKind::Updated).into());
+        }
+        Outcome::Refreshed(id)
+    }
+
+    /// Refuses firefly traffic.
+    fn guard(&mut self, what: &Announcement) -> Option<Outcome> {
+        let end = self.settings.guard.firefly_end(&what.flow)?;
+        self.counters.rejected_own += 1;
+        Some(Outcome::Rejected(Rejection::OwnFirefly { flow: what.flow, end }))
     }
 
     fn start(
         &mut self,
         now: Timestamp,
         what: Announcement,
-        state: ReportState,
+        origin: Origin,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let max = self.settings.max_flows;
@@ -203,34 +261,41 @@ impl Engine {
             self.counters.rejected_full += 1;
             return Outcome::Rejected(Rejection::TableFull { max });
         }
-        let flow = self.new_flow(now, what);
+        let flow = self.new_flow(now, what, origin);
         let id = flow.id;
-        effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
-        effects.push(Effect::Report(flow.report(ReportState::Start, now)));
-        effects.push(Effect::Changed(flow.change(now, ChangeKind::Started)));
+        effects.extend(flow.mark_effect());
+        if origin != Origin::Adopted {
+            effects.push(flow.report(ReportState::Start, now).into());
+        }
+        effects.push(flow.change(now, ChangeKind::Started).into());
+        let deadline = deadline(&flow, self.settings.idle_limit);
         self.table.insert(flow);
-        self.table.set_alarm(id, deadline(now, self.settings.idle_limit));
+        self.table.set_alarm(id, deadline);
         self.counters.started += 1;
-        self.counters.adopted += u64::from(state == ReportState::Ongoing);
+        self.counters.adopted += u64::from(origin == Origin::Announced(ReportState::Ongoing));
+        self.counters.taken_over += u64::from(origin == Origin::Adopted);
         Outcome::Started(id)
     }
 
-    fn new_flow(&mut self, now: Timestamp, what: Announcement) -> Flow {
-        let start_time = what.start_time.unwrap_or(now);
+    fn new_flow(&mut self, now: Timestamp, what: Announcement, origin: Origin) -> Flow {
         Flow {
             id: self.table.next_id(),
+            turned: FlowKey::orient(&what.flow, &self.local) != what.flow.into(),
             announced: what.flow,
-            key: FlowKey::orient(&what.flow, &self.local),
             tag: what.tag,
             entropy: Pair::from(&what.flow).entropy(&self.entropy_key.0),
-            start_time,
-            tagged_since: start_time,
+            strategy: what.strategy.unwrap_or(self.settings.strategy),
+            start_time: what.start_time.unwrap_or(now),
             last_activity: now,
             application: what.application,
             source: what.source,
+            found: origin == Origin::Adopted || what.rule.is_some(),
+            rule: what.rule,
+            idle_limit: what.idle_limit,
             marking: if what.flow.is_ipv6() { Marking::Marked } else { Marking::NotIpv6 },
             awaiting: false,
             alarm: None,
+            seldom: None,
         }
     }
 
@@ -238,19 +303,33 @@ impl Engine {
         &mut self,
         now: Timestamp,
         id: FlowId,
-        what: Announcement,
+        mut what: Announcement,
         state: ReportState,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
         let Some(flow) = self.table.get_mut(id) else { return Outcome::UnknownFlow };
         flow.touch(now);
+        if state == ReportState::Start {
+            flow.reopen();
+        }
+        if what.rule.is_some() && !flow.found {
+            what = Announcement { tag: flow.tag, strategy: None, idle_limit: None, ..what };
+        }
+        let retried = retry_mark(flow);
+        let same = flow.tag == what.tag && what.strategy.is_none_or(|strategy| strategy == flow.strategy);
         if flow.tag == what.tag {
+            refresh(flow, now, what, state, retried || !same, effects);
+        } else {
+            retag(flow, now, what, effects);
+        }
+        let deadline = deadline(flow, self.settings.idle_limit);
+        self.table.wake_by(id, deadline);
+        self.counters.mark_retried += u64::from(retried);
+        if same {
             self.counters.refreshed += 1;
-            self.counters.mark_retried += u64::from(refresh(flow, now, what, state, effects));
             Outcome::Refreshed(id)
         } else {
             self.counters.updated += 1;
-            self.counters.mark_retried += u64::from(retag(flow, now, what, effects));
             Outcome::Updated(id)
         }
     }
@@ -266,40 +345,60 @@ impl Engine {
         };
         self.counters.ended += 1;
         let reason = EndReason::Requested { by: end.source };
-        finish(&flow, now, end.end_time.unwrap_or(now), end.usage, reason, effects);
+        let end_time = end.end_time.or(flow.closed()).unwrap_or(now);
+        finish(&flow, now, end_time, end.usage, reason, effects);
         Outcome::Ended(flow.id)
     }
 
-    fn end_idle(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) -> Outcome {
+    /// The end of a flow that its deadline or its socket ended, not an END.
+    fn expire(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) -> Outcome {
         let Some(flow) = self.table.remove(id) else { return Outcome::UnknownFlow };
-        self.counters.ended_idle += 1;
-        finish(&flow, now, flow.last_activity, None, EndReason::Idle, effects);
+        let (end_time, reason) = match flow.closed() {
+            Some(closed) => (closed, EndReason::Closed),
+            None => (flow.last_activity, EndReason::Idle),
+        };
+        self.counters.ended_closed += u64::from(reason == EndReason::Closed);
+        self.counters.ended_idle += u64::from(reason == EndReason::Idle);
+        finish(&flow, now, end_time, None, reason, effects);
         Outcome::Ended(id)
+    }
+
+    fn closed(&mut self, now: Timestamp, key: &FlowKey, at: Timestamp, effects: &mut Vec<Effect>) -> Outcome {
+        let Some(id) = self.table.id_of(key) else { return Outcome::UnknownFlow };
+        let Some(flow) = self.table.get_mut(id) else { return Outcome::UnknownFlow };
+        // A time in the future would keep the flow until then.
+        flow.close(at.min(now));
+        if flow.found {
+            return self.expire(now, id, effects);
+        }
+        let deadline = deadline(flow, self.settings.idle_limit);
+        self.table.wake_by(id, deadline);
+        Outcome::Done
     }
 
     fn tick(&mut self, now: Timestamp, effects: &mut Vec<Effect>) -> Outcome {
         // All are taken before any is looked at: none is looked at twice, even at the end of time.
         let due: Vec<_> = std::iter::from_fn(|| self.table.pop_alarm(now)).take(MAX_PER_TICK).collect();
         for id in due {
-            self.check_idle(now, id, effects);
+            self.look_at(now, id, effects);
         }
         Outcome::Done
     }
 
     /// Looks at a flow whose alarm went off: too early, to be asked about, or over.
-    fn check_idle(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) {
+    fn look_at(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) {
         let Some(flow) = self.table.get_mut(id) else { return };
-        let deadline = deadline(flow.last_activity, self.settings.idle_limit);
+        let deadline = deadline(flow, self.settings.idle_limit);
         flow.awaiting = false;
         if deadline.is_none_or(|at| at > now) {
             self.table.set_alarm(id, deadline);
-        } else if flow.marking == Marking::Marked {
+        } else if flow.marking == Marking::Marked && flow.closed().is_none() {
             flow.awaiting = true;
-            effects.push(Effect::Probe { key: flow.key });
+            effects.push(Effect::Probe { key: flow.key() });
             self.counters.probes += 1;
             self.table.set_alarm(id, Some(later(now, PROBE_RETRY)));
         } else {
-            self.end_idle(now, id, effects);
+            self.expire(now, id, effects);
         }
     }
 
@@ -316,12 +415,12 @@ impl Engine {
         // A time in the future would keep the flow until then.
         flow.touch(at.unwrap_or(Timestamp::MIN).min(now));
         // An answer about the other direction is of before the flow was turned, and void.
-        if flow.key != *key || !std::mem::take(&mut flow.awaiting) {
+        if flow.key() != *key || !std::mem::take(&mut flow.awaiting) {
             return Outcome::Done;
         }
-        let deadline = deadline(flow.last_activity, self.settings.idle_limit);
+        let deadline = deadline(flow, self.settings.idle_limit);
         if deadline.is_some_and(|at| at <= now) {
-            return self.end_idle(now, id, effects);
+            return self.expire(now, id, effects);
         }
         self.table.set_alarm(id, deadline);
         Outcome::Done
@@ -330,11 +429,11 @@ impl Engine {
     fn mark_failed(&mut self, now: Timestamp, key: &FlowKey, effects: &mut Vec<Effect>) -> Outcome {
         let Some(id) = self.table.id_of(key) else { return Outcome::UnknownFlow };
         // A failure of the other direction is of before the flow was turned: that mark has been withdrawn since.
-        let marked = |flow: &&mut Flow| flow.key == *key && flow.marking == Marking::Marked;
+        let marked = |flow: &&mut Flow| flow.key() == *key && flow.marking == Marking::Marked;
         let Some(flow) = self.table.get_mut(id).filter(marked) else { return Outcome::Done };
         flow.marking = Marking::TableFull;
         self.counters.mark_failed += 1;
-        effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+        effects.push(flow.change(now, ChangeKind::Updated).into());
         Outcome::Done
     }
 
@@ -348,8 +447,8 @@ impl Engine {
         self.local = addresses.iter().map(IpAddr::to_canonical).collect();
         for flow in self.table.iter_mut() {
             let key = FlowKey::orient(&flow.announced, &self.local);
-            if key != flow.key {
-                turn(flow, key, now, effects);
+            if key != flow.key() {
+                turn(flow, now, effects);
                 self.counters.reoriented += 1;
             }
         }
@@ -374,13 +473,16 @@ impl Engine {
         self.counters.clock_steps += 1;
         for flow in self.table.iter_mut() {
             flow.last_activity = flow.last_activity.min(now);
+            if let Some(closed) = flow.closed() {
+                flow.close(closed.min(now));
+            }
         }
         self.rearm();
     }
 
     fn rearm(&mut self) {
         let limit = self.settings.idle_limit;
-        self.table.rearm(|flow| deadline(flow.last_activity, limit));
+        self.table.rearm(|flow| deadline(flow, limit));
     }
 
     fn cut(&mut self, name: Arc<str>) -> Arc<str> {
@@ -393,52 +495,50 @@ impl Engine {
     }
 }
 
-/// The same tag once more. Says whether the flow was marked anew.
+/// The same tag once more; `changed` if the packets or the watchers notice nevertheless.
 fn refresh(
     flow: &mut Flow,
     now: Timestamp,
     what: Announcement,
     state: ReportState,
+    changed: bool,
     effects: &mut Vec<Effect>,
-) -> bool {
+) {
+    flow.learn(&what);
     flow.application = flow.application.take().or(what.application);
-    let retried = retry_mark(flow);
-    if retried {
-        effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
+    if changed {
+        effects.extend(flow.mark_effect());
     }
     if state == ReportState::Ongoing {
-        effects.push(Effect::Report(flow.report(ReportState::Ongoing, now)));
+        effects.push(flow.report(ReportState::Ongoing, now).into());
     }
-    if retried {
-        effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+    if changed {
+        effects.push(flow.change(now, ChangeKind::Updated).into());
     }
-    retried
 }
 
-/// Another tag for a known flow. Says whether the flow was marked anew.
-fn retag(flow: &mut Flow, now: Timestamp, what: Announcement, effects: &mut Vec<Effect>) -> bool {
+/// Another tag for a known flow.
+fn retag(flow: &mut Flow, now: Timestamp, what: Announcement, effects: &mut Vec<Effect>) {
     let end = flow.end_report(now, now, None);
-    flow.tag = what.tag;
-    flow.tagged_since = end.end_time.unwrap_or(now);
+    flow.retag(what.tag, end.end_time.unwrap_or(now));
+    flow.learn(&what);
     flow.source = what.source;
     flow.application = what.application.or(flow.application.take());
-    let retried = retry_mark(flow);
-    effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
-    effects.push(Effect::Report(end));
-    effects.push(Effect::Report(flow.report(ReportState::Start, now)));
-    effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
-    retried
+    effects.extend(flow.mark_effect());
+    effects.push(end.into());
+    effects.push(flow.report(ReportState::Start, now).into());
+    effects.push(flow.change(now, ChangeKind::Updated).into());
 }
 
 /// The other end is the local one now.
-fn turn(flow: &mut Flow, key: FlowKey, now: Timestamp, effects: &mut Vec<Effect>) {
-    effects.extend(flow.mark().map(|(key, _)| Effect::Unmark { key }));
-    flow.key = key;
+fn turn(flow: &mut Flow, now: Timestamp, effects: &mut Vec<Effect>) {
+    effects.extend(flow.unmark_effect());
+    flow.turned = !flow.turned;
     // The kernel forgets the other direction, so a probe of it tells nothing; the alarm stays and asks anew.
     flow.awaiting = false;
     retry_mark(flow);
-    effects.extend(flow.mark().map(|(key, label)| Effect::Mark { key, label }));
-    effects.push(Effect::Changed(flow.change(now, ChangeKind::Updated)));
+    effects.extend(flow.mark_effect());
+    effects.push(flow.change(now, ChangeKind::Updated).into());
 }
 
 /// Takes the flow for marked if only room was missing: a mark is about to be sent. Says whether it was.
@@ -459,16 +559,21 @@ fn finish(
     reason: EndReason,
     effects: &mut Vec<Effect>,
 ) {
-    effects.extend(flow.mark().map(|(key, _)| Effect::Unmark { key }));
+    effects.extend(flow.unmark_effect());
     let report = flow.end_report(now, end_time, usage);
     let at = report.end_time.unwrap_or(end_time);
-    effects.push(Effect::Report(report));
-    effects.push(Effect::Changed(flow.change(at, ChangeKind::Ended(reason))));
+    effects.push(report.into());
+    effects.push(flow.change(at, ChangeKind::Ended(reason)).into());
 }
 
-/// When a flow that is silent since `since` is idle; never without a limit.
-fn deadline(since: Timestamp, limit: Option<Duration>) -> Option<Timestamp> {
-    limit.map(|limit| later(since, limit))
+/// When a flow is over if nothing more is heard or seen of it: some time after its socket closed, otherwise when it
+/// has been silent for the shorter of `limit` and its own limit; never without any.
+fn deadline(flow: &Flow, limit: Option<Duration>) -> Option<Timestamp> {
+    if let Some(closed) = flow.closed() {
+        return Some(later(closed, CLOSE_GRACE));
+    }
+    let limit = [limit, flow.idle_limit].into_iter().flatten().min()?;
+    Some(later(flow.last_activity, limit))
 }
 
 /// `at + by`, or the end of time where that is later.

@@ -8,8 +8,9 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use flowtag_wire::{FiveTuple, Tag};
+use flowtag_wire::{FiveTuple, Strategy, Tag};
 use jiff::Timestamp;
 
 use crate::config::Settings;
@@ -27,13 +28,20 @@ impl fmt::Display for Source {
     }
 }
 
-/// Somebody names a flow and says whose it is.
+/// Somebody names a flow and says whose it is: a program, or a rule that its first packet matched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announcement {
     /// The flow, source and destination as the announcer sees them. Reports keep this orientation.
     pub flow: FiveTuple,
     /// Whose traffic it is.
     pub tag: Tag,
+    /// Where the tag is written. `None`: as before for a known flow, [`Settings::strategy`] for a new one.
+    pub strategy: Option<Strategy>,
+    /// The name of the rule that found the flow; `None` if somebody announced it.
+    pub rule: Option<Arc<str>>,
+    /// How long this flow may be silent, where that is shorter than [`Settings::idle_limit`]. `None`: as announced
+    /// before; a flow that was not announced before has no limit of its own.
+    pub idle_limit: Option<Duration>,
     /// When the flow began by the announcer's clock; `None` means now. Believed as said, so that start and end
     /// come from one clock.
     pub start_time: Option<Timestamp>,
@@ -44,10 +52,19 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// A flow that begins now, by an unnamed program.
+    /// A flow that begins now, by an unnamed program, announced and not found by a rule.
     #[must_use]
     pub const fn new(flow: FiveTuple, tag: Tag, source: Source) -> Self {
-        Self { flow, tag, start_time: None, application: None, source }
+        Self {
+            flow,
+            tag,
+            strategy: None,
+            rule: None,
+            idle_limit: None,
+            start_time: None,
+            application: None,
+            source,
+        }
     }
 }
 
@@ -100,6 +117,17 @@ pub enum Event {
     Ongoing(Announcement),
     /// A flow is over.
     End(End),
+    /// The kernel marks a flow for an earlier daemon, from the announced source to the destination. The flow goes on
+    /// as that daemon began it, so it is not reported again. What cannot be taken over is unmarked.
+    Adopt(Announcement),
+    /// The kernel's word that the socket of a flow closed. Ends a flow that nobody announced; for others, their END
+    /// is waited for, because it knows more ([`crate::CLOSE_GRACE`]).
+    Closed {
+        /// The flow, seen from either end.
+        key: FlowKey,
+        /// When; in the future counts as now.
+        at: Timestamp,
+    },
     /// All addresses of this host, complete: what is not in it is no longer local.
     LocalAddresses(BTreeSet<IpAddr>),
     /// The kernel's answer to [`crate::Effect::Probe`], or its own word that a flow is alive.

@@ -7,13 +7,14 @@ use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use flowtag_wire::{Entropy, FiveTuple, FlowLabel, Tag};
+use flowtag_wire::{Entropy, FiveTuple, FlowLabel, Strategy, Tag};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::effect::{Change, ChangeKind, Report, ReportState};
-use crate::event::{Source, Usage};
+use crate::effect::{Change, ChangeKind, Effect, Mark, Report, ReportState};
+use crate::event::{Announcement, Source, Usage};
 use crate::key::FlowKey;
 
 /// The number of a flow: 1, 2, 3 … in order of start, never used twice while the engine lives, unknown to the next.
@@ -49,12 +50,12 @@ impl FromStr for FlowId {
     }
 }
 
-/// Whether the packets of a flow carry its label, and if not, why.
+/// Whether the packets of a flow carry its tag, and if not, why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Marking {
     /// The kernel was told to.
     Marked,
-    /// IPv4 has no flow label; the flow is only reported.
+    /// IPv4 packets have no place for a tag; the flow is only reported.
     NotIpv6,
     /// The kernel's map was full; tried again with the next announcement of the flow.
     TableFull,
@@ -91,6 +92,10 @@ pub struct FlowView {
     pub tag: Tag,
     /// What its packets carry; `None` unless [`Marking::Marked`].
     pub label: Option<FlowLabel>,
+    /// Where the tag is written while it is [`Marking::Marked`].
+    pub strategy: Strategy,
+    /// The rule that found the flow; `None` once somebody announces it.
+    pub rule: Option<Arc<str>>,
     /// When the flow began.
     pub start_time: Timestamp,
     /// When it was given its tag: the start, unless the tag has changed since.
@@ -105,30 +110,62 @@ pub struct FlowView {
     pub marking: Marking,
 }
 
-/// A flow in the table.
+/// A flow in the table. There may be a hundred thousand, so what few of them have is in [`Seldom`].
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) id: FlowId,
     pub(crate) announced: FiveTuple,
-    pub(crate) key: FlowKey,
+    /// The announced destination is the local end.
+    pub(crate) turned: bool,
     pub(crate) tag: Tag,
     pub(crate) entropy: Entropy,
+    pub(crate) strategy: Strategy,
     pub(crate) start_time: Timestamp,
-    pub(crate) tagged_since: Timestamp,
     pub(crate) last_activity: Timestamp,
     pub(crate) application: Option<Arc<str>>,
     pub(crate) source: Source,
+    pub(crate) rule: Option<Arc<str>>,
+    /// Nobody announced it: a rule found it, or an earlier daemon left it. So no END is to be expected.
+    pub(crate) found: bool,
+    /// The flow's own limit; the engine's counts where it is shorter.
+    pub(crate) idle_limit: Option<Duration>,
     pub(crate) marking: Marking,
     /// A probe is out and its answer decides over the flow.
     pub(crate) awaiting: bool,
     /// When a tick looks at the flow next; the table's set of alarms has the same.
     pub(crate) alarm: Option<Timestamp>,
+    pub(crate) seldom: Option<Box<Seldom>>,
+}
+
+/// What most flows never have.
+#[derive(Debug, Default)]
+pub(crate) struct Seldom {
+    /// When the flow was given another tag than it began with.
+    retagged: Option<Timestamp>,
+    /// When its socket closed.
+    closed: Option<Timestamp>,
 }
 
 impl Flow {
+    /// Local and remote end as the kernel matches them.
+    pub(crate) fn key(&self) -> FlowKey {
+        if self.turned { self.announced.reversed().into() } else { self.announced.into() }
+    }
+
     /// What the kernel's map holds for the flow.
-    pub(crate) fn mark(&self) -> Option<(FlowKey, FlowLabel)> {
-        (self.marking == Marking::Marked).then(|| (self.key, FlowLabel::from_tag(self.tag, self.entropy)))
+    pub(crate) fn mark(&self) -> Option<(FlowKey, Mark)> {
+        let mark = || Mark { label: FlowLabel::from_tag(self.tag, self.entropy), strategy: self.strategy };
+        (self.marking == Marking::Marked).then(|| (self.key(), mark()))
+    }
+
+    /// Makes the kernel's map hold what [`Self::mark`] says.
+    pub(crate) fn mark_effect(&self) -> Option<Effect> {
+        self.mark().map(|(key, mark)| Effect::Mark { key, mark, start: self.start_time })
+    }
+
+    /// Takes back what [`Self::mark_effect`] did.
+    pub(crate) fn unmark_effect(&self) -> Option<Effect> {
+        self.mark().map(|(key, _)| Effect::Unmark { key })
     }
 
     /// Remembers a sign of life; an older one than known changes nothing.
@@ -136,15 +173,56 @@ impl Flow {
         self.last_activity = self.last_activity.max(at);
     }
 
+    /// When the flow was given its tag.
+    pub(crate) fn tagged_since(&self) -> Timestamp {
+        self.seldom.as_ref().and_then(|seldom| seldom.retagged).unwrap_or(self.start_time)
+    }
+
+    pub(crate) fn retag(&mut self, tag: Tag, at: Timestamp) {
+        self.tag = tag;
+        self.seldom.get_or_insert_default().retagged = Some(at);
+    }
+
+    /// When its socket closed. An announced flow waits for its END since.
+    pub(crate) fn closed(&self) -> Option<Timestamp> {
+        self.seldom.as_ref()?.closed
+    }
+
+    pub(crate) fn close(&mut self, at: Timestamp) {
+        self.seldom.get_or_insert_default().closed = Some(at);
+    }
+
+    pub(crate) fn reopen(&mut self) {
+        if let Some(seldom) = &mut self.seldom {
+            seldom.closed = None;
+        }
+    }
+
+    /// Takes over what an announcement says beside tag and application. The first word about a flow that nobody
+    /// announced replaces what its rule said; another one replaces what it names.
+    pub(crate) fn learn(&mut self, what: &Announcement) {
+        self.strategy = what.strategy.unwrap_or(self.strategy);
+        if self.found {
+            self.found = what.rule.is_some();
+            self.rule.clone_from(&what.rule);
+            self.source = what.source;
+            self.idle_limit = what.idle_limit;
+        } else {
+            self.idle_limit = what.idle_limit.or(self.idle_limit);
+        }
+    }
+
     pub(crate) fn view(&self) -> FlowView {
         FlowView {
             id: self.id,
             flow: self.announced,
-            key: self.key,
+            key: self.key(),
             tag: self.tag,
-            label: self.mark().map(|(_, label)| label),
+            label: self.mark().map(|(_, mark)| mark.label),
+            strategy: self.strategy,
+            rule: self.rule.clone(),
             start_time: self.start_time,
-            tagged_since: self.tagged_since,
+            tagged_since: self.tagged_since(),
             last_activity: self.last_activity,
             application: self.application.clone(),
             source: self.source,
@@ -162,9 +240,9 @@ impl Flow {
             state,
             id: self.id,
             flow: self.announced,
-            key: self.key,
+            key: self.key(),
             tag: self.tag,
-            start_time: self.tagged_since,
+            start_time: self.tagged_since(),
             end_time: None,
             current_time: now,
             application: self.application.clone(),
@@ -176,7 +254,7 @@ impl Flow {
     /// The report that ends what [`Self::report`] with [`ReportState::Start`] began. Never ends before it started,
     /// whatever the clocks said: collectors divide by the duration.
     pub(crate) fn end_report(&self, now: Timestamp, end_time: Timestamp, usage: Option<Usage>) -> Report {
-        let end_time = Some(end_time.max(self.tagged_since));
+        let end_time = Some(end_time.max(self.tagged_since()));
         Report { end_time, usage, ..self.report(ReportState::End, now) }
     }
 }

@@ -30,14 +30,20 @@ impl FlowKey {
     pub fn orient(flow: &FiveTuple, local: &BTreeSet<IpAddr>) -> Self {
         let is_local = |end: Endpoint| local.contains(&end.addr());
         let turned = is_local(flow.dst()) && !is_local(flow.src());
-        let flow = if turned { flow.reversed() } else { *flow };
-        Self { protocol: flow.protocol(), local: flow.src(), remote: flow.dst() }
+        if turned { flow.reversed().into() } else { (*flow).into() }
     }
 
     /// Whether the packets have a flow label.
     #[must_use]
     pub const fn is_ipv6(&self) -> bool {
         self.local.addr().is_ipv6()
+    }
+}
+
+/// The source is the local end.
+impl From<FiveTuple> for FlowKey {
+    fn from(flow: FiveTuple) -> Self {
+        Self { protocol: flow.protocol(), local: flow.src(), remote: flow.dst() }
     }
 }
 

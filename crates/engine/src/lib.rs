@@ -1,7 +1,7 @@
 //! Decides what to mark and what to report, and does nothing else.
 //!
 //! Inputs and the kernel say what happens to flows ([`Event`]); [`Engine::handle`] keeps the table of flows and
-//! answers what follows ([`Effect`]): labels to put on packets and to take off, flows to ask the kernel about,
+//! answers what follows ([`Effect`]): marks to put on packets and to take off, flows to ask the kernel about,
 //! fireflies to send, changes to show. Whoever holds the engine carries the effects out.
 //!
 //! ```text
@@ -43,8 +43,10 @@ mod table;
 
 pub use config::{Config, Guard, Settings};
 pub use counters::{Counter, Counters};
-pub use effect::{Change, ChangeKind, Effect, EndReason, Outcome, Reaction, Rejection, Report, ReportState};
-pub use engine::{CLOCK_STEP, Engine, MAX_APPLICATION, MAX_PER_TICK, PROBE_RETRY};
+pub use effect::{
+    Change, ChangeKind, Effect, EndReason, Mark, Outcome, Reaction, Rejection, Report, ReportState,
+};
+pub use engine::{CLOCK_STEP, CLOSE_GRACE, Engine, MAX_APPLICATION, MAX_PER_TICK, PROBE_RETRY};
 pub use event::{Announcement, End, Event, Selector, Source, Usage};
 pub use flow::{FlowId, FlowView, Marking};
 pub use key::FlowKey;

@@ -12,7 +12,8 @@ use crate::key::Pair;
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    flows: BTreeMap<FlowId, Flow>,
+    /// Boxed, because numbers that only rise leave the nodes of the tree half empty.
+    flows: BTreeMap<FlowId, Box<Flow>>,
     by_pair: HashMap<Pair, FlowId>,
     /// Possibly earlier than the flow's real deadline: a refresh leaves the alarm where it is, which makes it
     /// cheap, and the tick that finds it too early moves it.
@@ -38,14 +39,14 @@ impl Table {
     /// Adds a flow whose identity is not in the table and which has no alarm yet.
     pub(crate) fn insert(&mut self, flow: Flow) {
         self.by_pair.insert(Pair::from(&flow.announced), flow.id);
-        self.flows.insert(flow.id, flow);
+        self.flows.insert(flow.id, Box::new(flow));
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {
         self.set_alarm(id, None);
         let flow = self.flows.remove(&id)?;
         self.by_pair.remove(&Pair::from(&flow.announced));
-        Some(flow)
+        Some(*flow)
     }
 
     pub(crate) fn id_of(&self, pair: impl Into<Pair>) -> Option<FlowId> {
@@ -53,19 +54,19 @@ impl Table {
     }
 
     pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id)
+        self.flows.get(&id).map(Box::as_ref)
     }
 
     pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
-        self.flows.get_mut(&id)
+        self.flows.get_mut(&id).map(Box::as_mut)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Flow> {
-        self.flows.values()
+        self.flows.values().map(Box::as_ref)
     }
 
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
-        self.flows.values_mut()
+        self.flows.values_mut().map(Box::as_mut)
     }
 
     /// The earliest alarm.
@@ -80,6 +81,14 @@ impl Table {
             self.alarms.remove(&(old, id));
         }
         self.alarms.extend(at.map(|at| (at, id)));
+    }
+
+    /// Sees to it that the flow's alarm goes off at `at` or before.
+    pub(crate) fn wake_by(&mut self, id: FlowId, at: Option<Timestamp>) {
+        let alarm = self.get(id).and_then(|flow| flow.alarm);
+        if at.is_some_and(|at| alarm.is_none_or(|alarm| at < alarm)) {
+            self.set_alarm(id, at);
+        }
     }
 
     /// Takes the earliest alarm that is due; the flow has none until it is set again.

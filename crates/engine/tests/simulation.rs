@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::{
-    Announcement, CLOCK_STEP, Change, ChangeKind, Config, Effect, End, EndReason, Engine, Event, FlowId,
-    FlowKey, FlowView, Guard, MAX_PER_TICK, Marking, Outcome, PROBE_RETRY, Reaction, Rejection, Report,
-    ReportState, Selector, Settings, Source, Usage,
+    Announcement, CLOCK_STEP, CLOSE_GRACE, Change, ChangeKind, Config, Effect, End, EndReason, Engine, Event,
+    FlowId, FlowKey, FlowView, Guard, MAX_PER_TICK, Mark, Marking, Outcome, PROBE_RETRY, Reaction, Rejection,
+    Report, ReportState, Selector, Settings, Source, Usage,
 };
-use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Tag};
+use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Strategy, Tag};
 use jiff::Timestamp;
 use proptest::prelude::*;
 
@@ -75,7 +75,18 @@ impl Dice {
             Announcement::new(self.flow()?, self.tag(), Source(["api", "pipe"][self.roll(2) as usize]));
         what.start_time = self.chance(30).then(|| self.around(now));
         what.application = self.chance(30).then(|| Arc::from("x".repeat(self.roll(200) as usize)));
+        what.strategy = self.chance(20).then(|| self.strategy());
+        what.rule = self.chance(25).then(|| Arc::from(["first", "second"][self.roll(2) as usize]));
+        what.idle_limit = self.chance(20).then(|| self.limit());
         Some(what)
+    }
+
+    fn strategy(&mut self) -> Strategy {
+        Strategy::from_bits(1 + self.roll(3) as u8).unwrap()
+    }
+
+    fn limit(&mut self) -> Duration {
+        Duration::from_secs([0, 5, 60, 3600][self.roll(4) as usize])
     }
 
     /// Up to two hours before or after.
@@ -85,12 +96,12 @@ impl Dice {
     }
 
     fn settings(&mut self) -> Settings {
-        let idle_limit = [None, Some(0), Some(5), Some(60), Some(3600)][self.roll(5) as usize];
         let ports = if self.chance(50) { [FIREFLY_PORT].into() } else { BTreeSet::new() };
         let collectors = if self.chance(30) { [self.end(1)].into() } else { BTreeSet::new() };
         Settings {
             max_flows: [0, 5, 20, 1000][self.roll(4) as usize],
-            idle_limit: idle_limit.map(Duration::from_secs),
+            idle_limit: self.chance(80).then(|| self.limit()),
+            strategy: self.strategy(),
             guard: Guard { ports, collectors },
         }
     }
@@ -117,8 +128,72 @@ struct Known {
     id: FlowId,
     announced: FiveTuple,
     tag: Tag,
+    strategy: Strategy,
+    source: Source,
+    rule: Option<Arc<str>>,
+    /// Nobody announced it.
+    found: bool,
+    limit: Option<Duration>,
     /// When it was last announced; never in the future, so that a clock set back cannot make it wrong.
     heard: Timestamp,
+    closed: Option<Closed>,
+}
+
+/// What the model knows of a socket that closed while its END is awaited.
+#[derive(Clone, Copy)]
+struct Closed {
+    /// At the earliest; like [`Known::heard`] never in the future.
+    at: Timestamp,
+    /// When the engine was told: the close was not later.
+    told: Timestamp,
+}
+
+impl Known {
+    fn new(id: FlowId, what: &Announcement, settings: &Settings, now: Timestamp) -> Self {
+        Self {
+            id,
+            announced: what.flow,
+            tag: what.tag,
+            strategy: what.strategy.unwrap_or(settings.strategy),
+            source: what.source,
+            rule: what.rule.clone(),
+            found: what.rule.is_some(),
+            limit: what.idle_limit,
+            heard: now,
+            closed: None,
+        }
+    }
+
+    /// A rule, of a flow that was announced.
+    fn overrules(&self, what: &Announcement) -> bool {
+        what.rule.is_some() && !self.found
+    }
+
+    fn is_as_in(&self, what: &Announcement) -> bool {
+        let same = self.tag == what.tag && what.strategy.is_none_or(|strategy| strategy == self.strategy);
+        same || self.overrules(what)
+    }
+
+    fn announced_again(&mut self, what: &Announcement) {
+        if self.overrules(what) {
+            return;
+        }
+        if self.found || self.tag != what.tag {
+            self.source = what.source;
+        }
+        self.limit = if self.found { what.idle_limit } else { what.idle_limit.or(self.limit) };
+        self.rule.clone_from(&what.rule);
+        self.found = what.rule.is_some();
+        self.tag = what.tag;
+        self.strategy = what.strategy.unwrap_or(self.strategy);
+    }
+
+    fn idle_limit(&self, settings: &Settings) -> Option<Duration> {
+        match (self.limit, settings.idle_limit) {
+            (Some(own), Some(general)) => Some(own.min(general)),
+            (own, general) => own.or(general),
+        }
+    }
 }
 
 /// What the reports of one flow have said so far.
@@ -137,7 +212,8 @@ struct World {
     told_at: Timestamp,
     dice: Dice,
     local: BTreeSet<IpAddr>,
-    kernel: BTreeMap<FlowKey, FlowLabel>,
+    /// What the map of the kernel holds: the mark, and when the flow began.
+    kernel: BTreeMap<FlowKey, (Mark, Timestamp)>,
     /// How many entries the kernel's map holds.
     room: usize,
     /// Probes whose answers are still to come.
@@ -150,6 +226,10 @@ struct World {
     newest: FlowId,
     /// The probe whose answer is being given.
     answering: Option<FlowKey>,
+    /// The flow whose close is being told.
+    closing: Option<Identity>,
+    /// What the kernel held already of the flow that is being adopted.
+    adopting: Option<FlowKey>,
     entropy: BTreeMap<Identity, Entropy>,
 }
 
@@ -170,6 +250,8 @@ impl World {
             told: BTreeMap::new(),
             newest: FlowId::new(0),
             answering: None,
+            closing: None,
+            adopting: None,
             entropy: BTreeMap::new(),
         }
     }
@@ -180,11 +262,14 @@ impl World {
         self.now = self.dice.jump(self.now);
         for known in self.known.values_mut() {
             known.heard = known.heard.min(self.now);
+            known.closed = known.closed.map(|closed| Closed { at: closed.at.min(self.now), ..closed });
         }
         let before = self.engine.len();
-        match self.dice.roll(20) {
+        match self.dice.roll(24) {
             0..=6 => self.announce(Event::Start),
             7..=9 => self.announce(Event::Ongoing),
+            20..=22 => self.close(),
+            23 => self.adopt(),
             10..=13 => self.end(),
             14 => self.addresses(),
             15 => self.answer(),
@@ -200,20 +285,21 @@ impl World {
     fn announce(&mut self, event: fn(Announcement) -> Event) {
         let Some(what) = self.dice.announcement(self.now) else { return };
         let expected = self.expected_outcome(&what);
-        let reaction = self.tell(event(what.clone()));
+        let event = event(what.clone());
+        let is_start = matches!(event, Event::Start(_));
+        let reaction = self.tell(event);
         match (&reaction.outcome, expected) {
             (Outcome::Started(id), Expected::Started) => {
-                let known = Known { id: *id, announced: what.flow, tag: what.tag, heard: self.now };
+                let known = Known::new(*id, &what, self.engine.settings(), self.now);
                 assert!(self.known.insert(identity_of(&what.flow), known).is_none());
             }
-            (Outcome::Updated(id), Expected::Updated(known)) => {
-                assert_eq!(*id, known);
+            (Outcome::Updated(id), Expected::Updated(expected))
+            | (Outcome::Refreshed(id), Expected::Refreshed(expected)) => {
+                assert_eq!(*id, expected);
                 let known = self.known.get_mut(&identity_of(&what.flow)).unwrap();
-                (known.tag, known.heard) = (what.tag, self.now);
-            }
-            (Outcome::Refreshed(id), Expected::Refreshed(known)) => {
-                assert_eq!(*id, known);
-                self.known.get_mut(&identity_of(&what.flow)).unwrap().heard = self.now;
+                known.announced_again(&what);
+                known.heard = self.now;
+                known.closed = known.closed.filter(|_| !is_start);
             }
             (Outcome::Rejected(Rejection::TableFull { .. }), Expected::Full) => {}
             (Outcome::Rejected(Rejection::OwnFirefly { .. }), Expected::Own) => {}
@@ -232,7 +318,7 @@ impl World {
             return Expected::Own;
         }
         match self.known.get(&identity_of(&what.flow)) {
-            Some(known) if known.tag == what.tag => Expected::Refreshed(known.id),
+            Some(known) if known.is_as_in(what) => Expected::Refreshed(known.id),
             Some(known) => Expected::Updated(known.id),
             None if self.known.len() >= settings.max_flows => Expected::Full,
             None => Expected::Started,
@@ -256,6 +342,63 @@ impl World {
             None => assert_eq!(reaction.outcome, Outcome::UnknownFlow),
         }
         self.carry_out(reaction);
+    }
+
+    /// The kernel says that a socket closed, mostly of a flow that is known, seen from either end.
+    fn close(&mut self) {
+        let existing = self.known.values().nth(self.dice.roll(20) as usize).map(|known| known.announced);
+        let Some(flow) = existing.or_else(|| self.dice.flow()) else { return };
+        let key = FlowKey::from(if self.dice.chance(50) { flow } else { flow.reversed() });
+        let at = self.dice.around(self.now);
+        let identity = identity_of(&flow);
+        self.closing = Some(identity);
+        let reaction = self.tell(Event::Closed { key, at });
+        match self.known.get_mut(&identity) {
+            None => assert_eq!(reaction.outcome, Outcome::UnknownFlow),
+            Some(known) if known.found => assert_eq!(reaction.outcome, Outcome::Ended(known.id)),
+            Some(known) => {
+                assert_eq!((&reaction.outcome, &reaction.effects[..]), (&Outcome::Done, &[][..]));
+                known.closed = Some(Closed { at: at.min(self.now), told: self.now });
+            }
+        }
+        self.carry_out(reaction);
+        self.closing = None;
+    }
+
+    /// The kernel marks a flow, as an earlier daemon wanted.
+    fn adopt(&mut self) {
+        let Some(mut what) = self.dice.announcement(self.now) else { return };
+        let held = FlowKey::from(what.flow);
+        if held.is_ipv6() && !self.kernel.contains_key(&held) {
+            if self.kernel.len() >= self.room {
+                return;
+            }
+            let label = FlowLabel::from_tag(what.tag, Entropy::from_random(self.dice.roll(32) as u32));
+            let mark = Mark { label, strategy: self.dice.strategy() };
+            self.kernel.insert(held, (mark, self.now));
+            what.strategy = Some(mark.strategy);
+        }
+        let expected = self.expected_outcome(&what);
+        let reaction = self.tell(Event::Adopt(what.clone()));
+        match (&reaction.outcome, expected) {
+            (Outcome::Started(id), Expected::Started) => {
+                self.newest = *id;
+                let start = what.start_time.unwrap_or(self.now);
+                self.told.insert(*id, Told { flow: what.flow, open: Some((what.tag, start)), ended: None });
+                let known = Known::new(*id, &what, self.engine.settings(), self.now);
+                self.known.insert(identity_of(&what.flow), Known { found: true, ..known });
+            }
+            (Outcome::Refreshed(id), Expected::Refreshed(known) | Expected::Updated(known)) => {
+                assert_eq!(*id, known);
+                self.known.get_mut(&identity_of(&what.flow)).unwrap().heard = self.now;
+            }
+            (Outcome::Rejected(Rejection::TableFull { .. }), Expected::Full) => {}
+            (Outcome::Rejected(Rejection::OwnFirefly { .. }), Expected::Own) => {}
+            (outcome, _) => panic!("to adopt {what:?} should not have given {outcome:?}"),
+        }
+        self.adopting = Some(held);
+        self.carry_out(reaction);
+        self.adopting = None;
     }
 
     fn addresses(&mut self) {
@@ -309,6 +452,25 @@ impl World {
             alarms == MAX_PER_TICK || self.engine.next_deadline().is_none_or(|at| at > self.now),
             "a tick leaves nothing due"
         );
+        for view in self.engine.iter() {
+            self.is_not_overdue(&view);
+        }
+    }
+
+    /// After a tick that looked at all that was due.
+    fn is_not_overdue(&self, view: &FlowView) {
+        let known = &self.known[&identity_of(&view.flow)];
+        let is_past = |at: Timestamp, by| at.checked_add(by).unwrap() <= self.now;
+        if let Some(closed) = known.closed {
+            assert!(!is_past(closed.told, CLOSE_GRACE), "{} waits for its END for too long", view.flow);
+        } else if known
+            .idle_limit(self.engine.settings())
+            .is_some_and(|limit| is_past(view.last_activity, limit))
+        {
+            let ends = [view.flow, view.flow.reversed()].map(FlowKey::from);
+            let asked = ends.iter().any(|key| self.asked.contains(key));
+            assert!(asked, "{} is neither ended nor asked about", view.flow);
+        }
     }
 
     fn tell(&mut self, event: Event) -> Reaction {
@@ -320,7 +482,7 @@ impl World {
         let mut failed = Vec::new();
         for effect in reaction.effects {
             match effect {
-                Effect::Mark { key, label } => failed.extend(self.mark(key, label)),
+                Effect::Mark { key, mark, start } => failed.extend(self.mark(key, mark, start)),
                 Effect::Unmark { key } => {
                     assert!(self.kernel.remove(&key).is_some(), "{key} was not marked");
                 }
@@ -342,16 +504,17 @@ impl World {
     }
 
     /// The kernel marks, or says for which key it had no room.
-    fn mark(&mut self, key: FlowKey, label: FlowLabel) -> Option<FlowKey> {
+    fn mark(&mut self, key: FlowKey, mark: Mark, start: Timestamp) -> Option<FlowKey> {
         assert!(key.is_ipv6(), "{key} has no flow label");
-        let entropy = *self.entropy.entry(identity_of_key(&key)).or_insert(label.entropy());
-        assert_eq!(label.entropy(), entropy, "the entropy of {key} changed");
+        let entropy = *self.entropy.entry(identity_of_key(&key)).or_insert(mark.label.entropy());
+        assert_eq!(mark.label.entropy(), entropy, "the entropy of {key} changed");
         match self.kernel.get(&key) {
-            Some(old) => assert_ne!(*old, label, "{key} was marked with that already"),
+            Some(_) if self.adopting == Some(key) => {}
+            Some((old, _)) => assert_ne!(*old, mark, "{key} was marked with that already"),
             None if self.kernel.len() >= self.room || self.dice.chance(5) => return Some(key),
             None => {}
         }
-        self.kernel.insert(key, label);
+        self.kernel.insert(key, (mark, start));
         None
     }
 
@@ -392,8 +555,10 @@ impl World {
             assert!(self.engine.get(view.id).is_some());
             return;
         };
-        if reason == EndReason::Idle {
-            self.was_idle(view);
+        match reason {
+            EndReason::Requested { .. } => {}
+            EndReason::Idle => self.was_idle(view),
+            EndReason::Closed => self.was_closed(change),
         }
         self.asked.remove(&view.key);
         assert_eq!(self.engine.get(view.id), None, "an ended flow is gone");
@@ -402,8 +567,10 @@ impl World {
     }
 
     fn was_idle(&self, view: &FlowView) {
-        let limit = self.engine.settings().idle_limit.expect("nothing is idle without a limit");
-        let heard = self.known[&identity_of(&view.flow)].heard;
+        let known = &self.known[&identity_of(&view.flow)];
+        assert!(known.closed.is_none(), "{} was waiting for its END", view.flow);
+        let limit = known.idle_limit(self.engine.settings()).expect("nothing is idle without a limit");
+        let heard = known.heard;
         assert!(heard.checked_add(limit).unwrap() <= self.now, "{} was heard of at {heard}", view.flow);
         let asked = self.answering == Some(view.key) && self.asked.contains(&view.key);
         assert!(
@@ -413,17 +580,31 @@ impl World {
         );
     }
 
+    fn was_closed(&self, change: &Change) {
+        let identity = identity_of(&change.flow.flow);
+        let known = &self.known[&identity];
+        if known.found {
+            assert_eq!(self.closing, Some(identity), "{identity:?} did not close");
+        } else {
+            let closed = known.closed.expect("a flow that closed");
+            assert!(closed.at.checked_add(CLOSE_GRACE).unwrap() <= self.now, "{identity:?} had to wait");
+            assert!(change.at >= closed.at);
+        }
+        assert!(change.at <= self.now.checked_add(CLOCK_STEP).unwrap().max(change.flow.tagged_since));
+    }
+
     /// Everything that holds between two events.
     fn check(&self) {
         let expected: BTreeMap<_, _> = self.engine.expected_marks().collect();
-        assert_eq!(self.kernel, expected, "the kernel holds what the engine thinks it does");
+        let held: BTreeMap<_, _> = self.kernel.iter().map(|(key, (mark, _))| (*key, *mark)).collect();
+        assert_eq!(held, expected, "the kernel holds what the engine thinks it does");
         assert!(self.engine.alarms() <= self.engine.len(), "alarms pile up");
         assert_eq!(self.engine.alarms() > 0, self.engine.next_deadline().is_some());
-        if self.engine.settings().idle_limit.is_some() {
-            assert_eq!(self.engine.alarms(), self.engine.len(), "a flow was forgotten");
-        }
+        let settings = self.engine.settings();
+        let can_end = |known: &&Known| known.closed.is_some() || known.idle_limit(settings).is_some();
+        assert!(self.engine.alarms() >= self.known.values().filter(can_end).count(), "a flow was forgotten");
         let counters = self.engine.counters();
-        let gone = counters.ended + counters.ended_idle;
+        let gone = counters.ended + counters.ended_idle + counters.ended_closed;
         assert_eq!(counters.started, gone + self.engine.len() as u64);
         self.check_flows();
         assert_eq!(self.told.len(), self.engine.len());
@@ -435,6 +616,8 @@ impl World {
             let identity = identity_of(&view.flow);
             let known = &self.known[&identity];
             assert_eq!((view.id, view.flow, view.tag), (known.id, known.announced, known.tag));
+            assert_eq!((view.strategy, view.source), (known.strategy, known.source));
+            assert_eq!(view.rule, known.rule);
             assert_eq!(identity, identity_of_key(&view.key));
             assert_eq!(self.engine.find(&view.flow.reversed()).as_ref(), Some(&view));
             assert!(
@@ -448,6 +631,8 @@ impl World {
             }
             assert_eq!(view.marking == Marking::NotIpv6, !view.flow.is_ipv6());
             assert_eq!(view.label.is_some(), view.marking == Marking::Marked);
+            let start = self.kernel.get(&view.key).map(|(_, start)| *start);
+            assert!(start.is_none_or(|start| start == view.start_time), "the next daemon learns it");
             assert_eq!(self.told[&view.id].open, Some((view.tag, view.tagged_since)));
         }
     }

@@ -8,15 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::{
-    Announcement, CLOCK_STEP, ChangeKind, Config, Effect, End, EndReason, Engine, Event, FlowId, FlowKey,
-    Guard, MAX_APPLICATION, MAX_PER_TICK, Marking, Outcome, PROBE_RETRY, Rejection, Report, ReportState,
-    Selector, Settings, Source, Usage,
+    Announcement, CLOCK_STEP, CLOSE_GRACE, ChangeKind, Config, Effect, End, EndReason, Engine, Event, FlowId,
+    FlowKey, Guard, MAX_APPLICATION, MAX_PER_TICK, Mark, Marking, Outcome, PROBE_RETRY, Rejection, Report,
+    ReportState, Selector, Settings, Source, Usage,
 };
-use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Protocol, Tag};
+use flowtag_wire::{Endpoint, FiveTuple, Protocol, Strategy, Tag};
 use jiff::Timestamp;
 
 const API: Source = Source("api");
 const PIPE: Source = Source("pipe");
+const RULES: Source = Source("rules");
+const KERNEL: Source = Source("kernel");
 const HOUR: Duration = Duration::from_secs(3600);
 const MINUTE: Duration = Duration::from_secs(60);
 /// On this host, once a story says so with `lives_at(HERE)`.
@@ -89,8 +91,18 @@ impl Host {
         assert_eq!(self.tell(Event::Tick), Outcome::Done);
     }
 
-    fn marks(&self) -> Vec<(FlowKey, FlowLabel)> {
-        let mark = |e: &Effect| if let Effect::Mark { key, label } = e { Some((*key, *label)) } else { None };
+    /// The first packet of a flow that nobody announced matched a rule.
+    fn matched(&mut self, rule: &str, flow: FiveTuple, tag: Tag) -> Outcome {
+        self.tell(Event::Start(by_rule(rule, flow, tag)))
+    }
+
+    fn closed(&mut self, key: FlowKey) -> Outcome {
+        self.tell(Event::Closed { key, at: self.now })
+    }
+
+    fn marks(&self) -> Vec<(FlowKey, Mark)> {
+        let mark =
+            |e: &Effect| if let Effect::Mark { key, mark, .. } = e { Some((*key, *mark)) } else { None };
         self.effects.iter().filter_map(mark).collect()
     }
 
@@ -108,7 +120,7 @@ impl Host {
         let mut reports = Vec::new();
         for effect in &self.effects {
             if let Effect::Report(report) = effect {
-                reports.push(report);
+                reports.push(&**report);
             }
         }
         reports
@@ -135,6 +147,10 @@ fn udp(src: &str, dst: &str) -> FiveTuple {
     FiveTuple::new(Protocol::Udp, src.parse().unwrap(), dst.parse().unwrap()).unwrap()
 }
 
+fn by_rule(rule: &str, flow: FiveTuple, tag: Tag) -> Announcement {
+    Announcement { rule: Some(Arc::from(rule)), ..Announcement::new(flow, tag, RULES) }
+}
+
 fn outbound() -> FiveTuple {
     flow(HERE, THERE)
 }
@@ -156,14 +172,16 @@ fn a_start_marks_reports_and_tells() {
     let mut host = Host::new().lives_at(&[HERE]);
     let id = host.started(outbound(), tag(3, 14));
 
-    let [(marked, label)] = host.marks()[..] else { panic!("{:?}", host.effects) };
-    assert_eq!(marked, key(HERE, THERE));
-    assert_eq!(label.tag(), Some(tag(3, 14)));
+    let [Effect::Mark { key: marked, mark, start }, ..] = host.effects[..] else {
+        panic!("{:?}", host.effects)
+    };
+    assert_eq!((marked, start), (key(HERE, THERE), host.now));
+    assert_eq!((mark.label.tag(), mark.strategy), (Some(tag(3, 14)), Strategy::LABEL));
     let report = host.report();
     assert_eq!((report.state, report.id, report.tag), (ReportState::Start, id, tag(3, 14)));
     assert_eq!((report.start_time, report.end_time, report.usage), (host.now, None, None));
     assert_eq!(host.changes(), [ChangeKind::Started]);
-    assert_eq!(host.engine.find(&outbound()).unwrap().label, Some(label));
+    assert_eq!(host.engine.find(&outbound()).unwrap().label, Some(mark.label));
 }
 
 #[test]
@@ -262,7 +280,7 @@ fn a_start_with_another_tag_ends_the_old_tag_and_starts_the_new() {
     assert_eq!(label.tag(), Some(tag(2, 9)));
     assert_eq!(label.entropy(), first.label.unwrap().entropy());
     assert_eq!((second.start_time, second.tagged_since), (begin, host.now));
-    assert_eq!(host.marks(), [(first.key, label)]);
+    assert_eq!(host.marks(), [(first.key, Mark { label, strategy: Strategy::LABEL })]);
     assert_eq!(host.unmarks(), [], "the label is replaced, so no packet goes without");
     assert_eq!(host.changes(), [ChangeKind::Updated]);
 
@@ -364,7 +382,7 @@ fn the_times_of_the_announcer_are_kept() {
 fn entropy_survives_everything_but_a_new_key() {
     let entropy = |host: &mut Host, flow: FiveTuple| {
         host.started(flow, tag(3, 14));
-        let entropy = host.marks()[0].1.entropy();
+        let entropy = host.marks()[0].1.label.entropy();
         host.end(flow);
         entropy
     };
@@ -389,7 +407,7 @@ fn entropy_spreads_the_flows_of_two_hosts_over_all_32_values() {
     let values: BTreeSet<u32> = (1..=1000)
         .map(|port| {
             host.started(flow(HERE, &format!("[2001:db8::2]:{port}")), tag(3, 14));
-            host.marks()[0].1.entropy().bits()
+            host.marks()[0].1.label.entropy().bits()
         })
         .collect();
     assert_eq!(values.len(), 32);
@@ -403,7 +421,7 @@ fn new_addresses_turn_the_flows_that_they_concern() {
     let label = host.engine.get(id).unwrap().label.unwrap();
     host.addresses(&[THERE]);
     assert_eq!(host.unmarks(), [key(HERE, THERE)]);
-    assert_eq!(host.marks(), [(key(THERE, HERE), label)]);
+    assert_eq!(host.marks(), [(key(THERE, HERE), Mark { label, strategy: Strategy::LABEL })]);
     assert!(matches!(host.effects[..], [Effect::Unmark { .. }, Effect::Mark { .. }, Effect::Changed(_)]));
     assert_eq!(host.engine.counters().reoriented, 1);
 
@@ -621,7 +639,7 @@ fn a_flow_without_room_is_tried_again_when_announced() {
         let id = host.started(outbound(), tag(3, 14));
         host.tell(Event::MarkFailed { key: key(HERE, THERE) });
         host.start(outbound(), again);
-        assert_eq!(host.marks()[0].1.tag(), Some(again));
+        assert_eq!(host.marks()[0].1.label.tag(), Some(again));
         assert_eq!(host.engine.get(id).unwrap().marking, Marking::Marked);
         assert_eq!(host.engine.counters().mark_retried, 1);
     }
@@ -719,7 +737,8 @@ fn flows_are_listed_by_number_and_reported_on_request() {
     assert_eq!(reports.iter().map(|report| report.id).collect::<Vec<_>>(), ids);
     assert!(reports.iter().all(|report| report.state == ReportState::Ongoing));
     let marks: Vec<_> = host.engine.expected_marks().collect();
-    assert_eq!(marks, [(key(HERE, THERE), host.engine.get(ids[1]).unwrap().label.unwrap())]);
+    let label = host.engine.get(ids[1]).unwrap().label.unwrap();
+    assert_eq!(marks, [(key(HERE, THERE), Mark { label, strategy: Strategy::LABEL })]);
 }
 
 #[test]
@@ -750,4 +769,286 @@ fn addresses_are_compared_as_the_packets_carry_them() {
     host.tell(Event::LocalAddresses([mapped].into()));
     host.started(ipv4(), tag(3, 14));
     assert_eq!(host.report().key.local, "192.0.2.2:40000".parse().unwrap());
+}
+
+#[test]
+fn the_strategy_in_force_is_for_flows_that_name_none() {
+    let mut host = Host::with(Settings { strategy: Strategy::DESTINATION, ..Settings::default() });
+    let id = host.started(outbound(), tag(3, 14));
+    assert_eq!(host.marks()[0].1.strategy, Strategy::DESTINATION);
+    let what = Announcement {
+        strategy: Some(Strategy::HOP_BY_HOP),
+        ..Announcement::new(udp(HERE, THERE), tag(3, 14), API)
+    };
+    host.tell(Event::Start(what));
+    assert_eq!(host.marks()[0].1.strategy, Strategy::HOP_BY_HOP);
+
+    host.tell(Event::Configure(Settings::default()));
+    assert_eq!(host.start(outbound(), tag(3, 14)), Outcome::Refreshed(id));
+    assert_eq!(host.engine.get(id).unwrap().strategy, Strategy::DESTINATION, "a known flow keeps its own");
+    assert_eq!(host.start(outbound(), tag(2, 9)), Outcome::Updated(id));
+    assert_eq!(host.marks()[0].1.strategy, Strategy::DESTINATION, "with another tag, too");
+}
+
+#[test]
+fn another_strategy_marks_anew_and_is_not_reported() {
+    let both = Strategy::LABEL | Strategy::DESTINATION;
+    let mut host = Host::new();
+    let id = host.started(outbound(), tag(3, 14));
+    let (begin, label) = (host.now, host.marks()[0].1.label);
+    host.wait(MINUTE);
+    let what =
+        Announcement { strategy: Some(both), ..Announcement::new(outbound().reversed(), tag(3, 14), PIPE) };
+    assert_eq!(host.tell(Event::Start(what.clone())), Outcome::Updated(id));
+    let mark = Effect::Mark { key: key(HERE, THERE), mark: Mark { label, strategy: both }, start: begin };
+    assert_eq!(host.effects[0], mark);
+    assert_eq!((host.reports().len(), host.changes()), (0, vec![ChangeKind::Updated]));
+    let view = host.engine.get(id).unwrap();
+    assert_eq!((view.strategy, view.source, view.tagged_since), (both, API, begin));
+
+    assert_eq!(host.tell(Event::Start(what)), Outcome::Refreshed(id));
+    assert_eq!(host.effects, []);
+}
+
+#[test]
+fn another_strategy_of_an_ipv4_flow_is_only_shown() {
+    let mut host = Host::new();
+    let id = host.started(ipv4(), tag(3, 14));
+    let strategy = Some(Strategy::DESTINATION);
+    host.tell(Event::Start(Announcement { strategy, ..Announcement::new(ipv4(), tag(3, 14), API) }));
+    assert_eq!((host.effects.len(), host.changes()), (1, vec![ChangeKind::Updated]));
+    assert_eq!(host.engine.get(id).unwrap().strategy, Strategy::DESTINATION);
+}
+
+#[test]
+fn a_flow_that_a_rule_found_is_a_flow_like_others_until_its_socket_closes() {
+    let mut host = Host::new().lives_at(&[HERE]);
+    assert!(matches!(host.matched("xrootd", outbound(), tag(3, 14)), Outcome::Started(_)));
+    assert!(matches!(host.effects[..], [Effect::Mark { .. }, Effect::Report(_), Effect::Changed(_)]));
+    let view = host.engine.find(&outbound()).unwrap();
+    assert_eq!((view.rule.as_deref(), view.source), (Some("xrootd"), RULES));
+    let begin = host.now;
+
+    host.wait(MINUTE);
+    assert_eq!(host.closed(key(THERE, HERE)), Outcome::Ended(view.id), "seen from the other end");
+    assert_eq!(host.unmarks(), [key(HERE, THERE)]);
+    assert_eq!((host.report().start_time, host.report().end_time), (begin, Some(host.now)));
+    assert_eq!(host.changes(), [ChangeKind::Ended(EndReason::Closed)]);
+    assert_eq!(host.engine.counters().ended_closed, 1);
+    assert_eq!(host.closed(key(HERE, THERE)), Outcome::UnknownFlow);
+    assert_eq!(host.effects, []);
+}
+
+#[test]
+fn an_announced_flow_whose_socket_closed_waits_for_its_end() {
+    let mut host = Host::new();
+    let id = host.started(outbound(), tag(3, 14));
+    host.wait(MINUTE);
+    let closed = host.now;
+    assert_eq!(host.closed(key(HERE, THERE)), Outcome::Done);
+    assert_eq!(host.effects, []);
+    host.wait(CLOSE_GRACE / 2);
+    let usage = Some(Usage { sent: 10, received: 20 });
+    let end = End { usage, ..End::new(Selector::Flow(outbound()), PIPE) };
+    assert_eq!(host.tell(Event::End(end)), Outcome::Ended(id));
+    assert_eq!((host.report().usage, host.report().end_time), (usage, Some(closed)));
+    assert_eq!(host.changes(), [ChangeKind::Ended(EndReason::Requested { by: PIPE })]);
+    assert_eq!(host.engine.next_deadline(), None);
+}
+
+#[test]
+fn an_announced_flow_without_an_end_ends_some_seconds_after_its_socket() {
+    for flow in [outbound(), ipv4()] {
+        let mut host = Host::with(Settings { idle_limit: None, ..Settings::default() });
+        host.started(flow, tag(3, 14));
+        let closed = host.now;
+        host.closed(flow.into());
+        assert_eq!(host.engine.next_deadline(), closed.checked_add(CLOSE_GRACE).ok());
+        host.wait(CLOSE_GRACE / 2).tick();
+        host.ongoing(flow, tag(3, 14));
+        host.wait(CLOSE_GRACE / 2).tick();
+        assert_eq!(host.probes(), [], "the kernel has said it");
+        assert_eq!(host.report().end_time, Some(closed));
+        assert_eq!(host.changes(), [ChangeKind::Ended(EndReason::Closed)]);
+        assert_eq!(host.engine.counters().ended_closed, 1);
+    }
+}
+
+#[test]
+fn a_start_after_the_close_is_a_new_connection_of_the_same_ends() {
+    let mut host = Host::new();
+    let id = host.started(outbound(), tag(3, 14));
+    host.closed(key(HERE, THERE));
+    host.wait(CLOSE_GRACE / 2);
+    assert_eq!(host.start(outbound(), tag(3, 14)), Outcome::Refreshed(id));
+    let again = host.now;
+    host.wait(CLOSE_GRACE).tick();
+    assert_eq!(host.effects, []);
+    assert_eq!(host.engine.next_deadline(), again.checked_add(HOUR).ok());
+}
+
+#[test]
+fn a_flow_that_was_silent_waits_for_its_end_as_others_do() {
+    let mut host = Host::new();
+    host.started(outbound(), tag(3, 14));
+    host.wait(HOUR).tick();
+    assert_eq!(host.probes().len(), 1);
+    let closed = host.now;
+    host.closed(key(HERE, THERE));
+    assert_eq!(host.seen(key(HERE, THERE), None), Outcome::Done);
+    assert_eq!(host.engine.next_deadline(), closed.checked_add(CLOSE_GRACE).ok());
+    host.wait(CLOSE_GRACE).tick();
+    assert_eq!(host.changes(), [ChangeKind::Ended(EndReason::Closed)]);
+}
+
+#[test]
+fn a_close_in_the_future_counts_as_now() {
+    let mut host = Host::new();
+    host.started(outbound(), tag(3, 14));
+    host.tell(Event::Closed { key: key(HERE, THERE), at: Timestamp::MAX });
+    assert_eq!(host.engine.next_deadline(), host.now.checked_add(CLOSE_GRACE).ok());
+
+    host.now = host.now.checked_sub(HOUR).unwrap();
+    host.tick();
+    assert_eq!(host.engine.next_deadline(), host.now.checked_add(CLOSE_GRACE).ok(), "the clock was set back");
+}
+
+#[test]
+fn an_announcement_takes_a_flow_over_from_its_rule() {
+    for announced in [tag(3, 14), tag(2, 9)] {
+        let mut host = Host::new();
+        let found = Announcement { idle_limit: Some(MINUTE), ..by_rule("any", outbound(), tag(3, 14)) };
+        host.tell(Event::Start(found));
+        host.start(outbound(), announced);
+        let view = host.engine.find(&outbound()).unwrap();
+        assert_eq!((view.tag, view.rule, view.source), (announced, None, API));
+        assert_eq!(host.closed(key(HERE, THERE)), Outcome::Done, "its END is to come");
+        host.start(outbound(), announced);
+        host.wait(HOUR - MINUTE).tick();
+        assert_eq!(host.probes(), [], "the limit was the rule's");
+    }
+}
+
+#[test]
+fn a_rule_has_no_say_over_a_flow_that_was_announced_meanwhile() {
+    let mut host = Host::new();
+    let id = host.started(outbound(), tag(3, 14));
+    let before = host.engine.get(id);
+    let late = Announcement {
+        strategy: Some(Strategy::DESTINATION),
+        idle_limit: Some(MINUTE),
+        ..by_rule("any", outbound(), tag(2, 9))
+    };
+    assert_eq!(host.tell(Event::Start(late)), Outcome::Refreshed(id));
+    assert_eq!((&host.effects[..], host.engine.get(id)), (&[][..], before));
+    assert_eq!(host.engine.next_deadline(), host.now.checked_add(HOUR).ok());
+}
+
+#[test]
+fn of_two_rules_the_later_word_counts() {
+    let mut host = Host::new();
+    host.matched("first", outbound(), tag(3, 14));
+    host.matched("second", outbound(), tag(2, 9));
+    let view = host.engine.find(&outbound()).unwrap();
+    assert_eq!((view.tag, view.rule.as_deref()), (tag(2, 9), Some("second")));
+    assert!(matches!(host.closed(key(HERE, THERE)), Outcome::Ended(_)));
+}
+
+#[test]
+fn the_shorter_idle_limit_counts() {
+    for (own, general, expected) in [
+        (Some(MINUTE), Some(HOUR), Some(MINUTE)),
+        (Some(HOUR), Some(MINUTE), Some(MINUTE)),
+        (Some(MINUTE), None, Some(MINUTE)),
+        (None, Some(HOUR), Some(HOUR)),
+        (None, None, None),
+    ] {
+        let mut host = Host::with(Settings { idle_limit: general, ..Settings::default() });
+        let what = Announcement { idle_limit: own, ..Announcement::new(udp(HERE, THERE), tag(3, 14), RULES) };
+        host.tell(Event::Start(what));
+        let deadline = expected.map(|limit| host.now.checked_add(limit).unwrap());
+        assert_eq!(host.engine.next_deadline(), deadline, "{own:?} {general:?}");
+    }
+}
+
+#[test]
+fn a_limit_that_becomes_shorter_is_not_slept_through() {
+    let mut host = Host::new();
+    host.started(ipv4(), tag(3, 14));
+    let what = Announcement { idle_limit: Some(MINUTE), ..Announcement::new(ipv4(), tag(3, 14), API) };
+    host.tell(Event::Start(what));
+    host.start(ipv4(), tag(3, 14));
+    host.wait(MINUTE).tick();
+    assert_eq!(host.changes(), [ChangeKind::Ended(EndReason::Idle)]);
+}
+
+#[test]
+fn what_the_kernel_marks_for_an_earlier_daemon_goes_on_without_a_second_start() {
+    let mut host = Host::new().lives_at(&[HERE]);
+    let begin: Timestamp = "2026-03-01T11:00:00Z".parse().unwrap();
+    let what = Announcement {
+        strategy: Some(Strategy::DESTINATION),
+        start_time: Some(begin),
+        ..Announcement::new(outbound(), tag(3, 14), KERNEL)
+    };
+    assert!(matches!(host.tell(Event::Adopt(what)), Outcome::Started(_)));
+    let [Effect::Mark { mark, start, .. }, Effect::Changed(_)] = host.effects[..] else {
+        panic!("{:?}", host.effects)
+    };
+    assert_eq!((mark.strategy, start), (Strategy::DESTINATION, begin));
+    assert_eq!(host.changes(), [ChangeKind::Started]);
+    let counters = host.engine.counters();
+    assert_eq!((counters.started, counters.taken_over, counters.adopted), (1, 1, 0));
+
+    assert!(matches!(host.closed(key(HERE, THERE)), Outcome::Ended(_)), "nobody announced it");
+    assert_eq!((host.report().state, host.report().start_time), (ReportState::End, begin));
+}
+
+#[test]
+fn an_announcement_that_comes_before_the_adoption_counts() {
+    let mut host = Host::new();
+    let id = host.started(outbound(), tag(2, 9));
+    let what = Announcement::new(outbound(), tag(3, 14), KERNEL);
+    assert_eq!(host.tell(Event::Adopt(what.clone())), Outcome::Refreshed(id));
+    assert_eq!(host.effects, [], "the mark of the announcement has replaced what the kernel held");
+    assert_eq!(host.engine.get(id).unwrap().tag, tag(2, 9));
+
+    host.tell(Event::MarkFailed { key: key(HERE, THERE) });
+    host.tell(Event::Adopt(what));
+    assert_eq!(host.marks()[0].1.label.tag(), Some(tag(2, 9)));
+}
+
+#[test]
+fn an_adopted_flow_that_is_announced_waits_for_its_end() {
+    let mut host = Host::new();
+    host.tell(Event::Adopt(Announcement::new(outbound(), tag(3, 14), KERNEL)));
+    host.start(outbound(), tag(3, 14));
+    assert_eq!(host.engine.find(&outbound()).unwrap().source, API);
+    assert_eq!(host.closed(key(HERE, THERE)), Outcome::Done);
+}
+
+#[test]
+fn a_mark_that_cannot_be_adopted_is_taken_off() {
+    let left = || Event::Adopt(Announcement::new(udp(HERE, THERE), tag(3, 14), KERNEL));
+    let held = FlowKey::from(udp(HERE, THERE));
+
+    let mut host = Host::with(Settings { max_flows: 0, ..Settings::default() });
+    assert_eq!(host.tell(left()), Outcome::Rejected(Rejection::TableFull { max: 0 }));
+    assert_eq!(host.effects, [Effect::Unmark { key: held }]);
+
+    let guard = Guard { ports: [40000].into(), ..Guard::default() };
+    let mut host = Host::with(Settings { guard, ..Settings::default() });
+    assert!(matches!(host.tell(left()), Outcome::Rejected(Rejection::OwnFirefly { .. })));
+    assert_eq!(host.effects, [Effect::Unmark { key: held }]);
+
+    let mut host = Host::new().lives_at(&[THERE]);
+    assert!(matches!(host.tell(left()), Outcome::Started(_)));
+    assert_eq!(host.unmarks(), [held], "the other end is the local one now");
+    assert_eq!(host.marks()[0].0, FlowKey::from(udp(THERE, HERE)));
+}
+
+#[test]
+fn reasons_have_names() {
+    let names = [EndReason::Requested { by: API }, EndReason::Idle, EndReason::Closed].map(EndReason::name);
+    assert_eq!(names, ["requested", "idle", "closed"]);
 }

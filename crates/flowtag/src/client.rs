@@ -53,6 +53,10 @@ impl Client {
         self.ask(Method::POST, path, body.into()).await
     }
 
+    pub(crate) async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
+        self.ask(Method::DELETE, path, Bytes::new()).await
+    }
+
     /// Gives each line of an endless answer to `take`.
     pub(crate) async fn lines(
         &mut self,
@@ -97,6 +101,12 @@ impl Client {
         let answer = answer.context("the daemon did not answer")?;
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
+}
+
+/// RFC 3986 §2.1, for names with blanks and signs in paths and queries.
+pub(crate) fn percent_encode(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// An answer without an end is cut short when the daemon stops; no other reason would help the user.

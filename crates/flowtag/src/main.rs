@@ -10,6 +10,7 @@ mod config;
 mod inputs;
 mod logging;
 mod outputs;
+mod rules;
 mod supervisor;
 
 use std::process::ExitCode;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 /// Answers that no client can bring about from outside.
 const UNPROVOKED: [&str; 2] = [
-    "500", // the kernel's counters cannot be read: needs marking and a broken kernel
+    "500", // the kernel's counters cannot be read, or rules not be written: needs a broken kernel or disk
     "503", // for the few milliseconds in which the daemon stops
 ];
 
@@ -138,7 +138,8 @@ fn values(examples: &Value) -> Vec<Value> {
 
 fn daemon() -> Daemon {
     Daemon::start(
-        "[mark]\nenabled = false\n[flows]\nmax = 4\n[inputs.pipe]\nenabled = true\n\
+        "[[rules]]\nname = \"configured\"\nremote = \"2001:db8::/32\"\ntag = \"never\"\n\
+         [mark]\nenabled = false\n[flows]\nmax = 4\n[inputs.pipe]\nenabled = true\n\
          [outputs.firefly]\ndestination = false\n\
          [[outputs.firefly.collectors]]\naddress = \"[::1]:10514\"\n\
          [[outputs.firefly.collectors]]\naddress = \"collector.invalid:10514\"\n",
@@ -154,6 +155,8 @@ fn every_documented_answer_is_given_in_the_documented_form() {
     flows_live_and_end(&mut contract, &daemon);
     flows_are_looked_up(&mut contract, &daemon);
     batches_are_taken(&mut contract, &daemon);
+    rules_come_and_go(&mut contract, &daemon);
+    a_rule_too_many_is_refused(&mut contract);
     requests_are_refused(&mut contract, &daemon);
     changes_are_watched(&mut contract, &mut watch);
     the_daemon_is_asked(&mut contract, &daemon);
@@ -232,12 +235,57 @@ fn batches_are_taken(contract: &mut Contract, daemon: &Daemon) {
     }
 }
 
+fn rules_come_and_go(contract: &mut Contract, daemon: &Daemon) {
+    const ONE: &str = "/v1/rules/{name}";
+    for example in contract.examples("/v1/rules") {
+        let added = contract.post(daemon, "/v1/rules", &example, 201);
+        assert_eq!((&added["rule"]["name"], &added["origin"]), (&example["name"], &json!("api")));
+        let twice = contract.post(daemon, "/v1/rules", &example, 409);
+        assert!(twice["error"].as_str().expect("text").contains("already"), "{twice}");
+    }
+    let names = |contract: &mut Contract| {
+        let rules = contract.get(daemon, "/v1/rules", 200);
+        assert_eq!(rules["marking"], false);
+        let names = rules["rules"].as_array().expect("rules").iter().map(|r| r["rule"]["name"].clone());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(contract), ["configured", "xrootd", "site", "test"]);
+    for (name, status) in
+        [("site", 200), ("site", 404), ("configured", 409), ("builtin:private", 409), ("%ff", 400)]
+    {
+        contract.ask(daemon, "DELETE", (ONE, &format!("/v1/rules/{name}")), &Value::Null, status);
+    }
+    let nowhere = json!({ "name": "x", "before": "site", "tag": "3/14" });
+    let refused = contract.post(daemon, "/v1/rules", &nowhere, 422);
+    assert!(
+        refused["error"].as_str().expect("text").contains("before: there is no rule \"site\""),
+        "{refused}"
+    );
+    assert_eq!(names(contract), ["configured", "xrootd", "test"]);
+}
+
+fn a_rule_too_many_is_refused(contract: &mut Contract) {
+    let all: String =
+        (0..1000).map(|port| format!("[[rules]]\nlocal_port = {}\ntag = \"3/14\"\n", port + 1)).collect();
+    let daemon = Daemon::start(&(all + "[mark]\nenabled = false\n"));
+    let full = contract.post(&daemon, "/v1/rules", &json!({ "name": "x", "tag": "3/14" }), 507);
+    assert!(full["error"].as_str().expect("text").contains("1000 rules"), "{full}");
+    daemon.stop();
+}
+
 fn requests_are_refused(contract: &mut Contract, daemon: &Daemon) {
     let too_large = Value::String("x".repeat(5 << 20));
     for path in contract.takers() {
         contract.post(daemon, &path, &json!("nonsense"), 400);
         contract.post(daemon, &path, &too_large, 413);
-        if path != "/v1/events" {
+        if path == "/v1/rules" {
+            let rule = json!({ "name": "x", "remote": "2001:db8::1/32", "tag": "3/14" });
+            let refused = contract.post(daemon, &path, &rule, 422);
+            let documented =
+                contract.resolve(&json!({ "$ref": "#/components/responses/Meaningless" })).clone();
+            let examples = &documented["content"]["application/json"]["examples"];
+            assert_eq!(refused, examples["rule"]["value"]);
+        } else if path != "/v1/events" {
             let mut mixed = api::start(1, 2);
             mixed["dst"] = json!("192.0.2.1:2");
             if path != "/v1/flows" {
@@ -263,6 +311,8 @@ fn changes_are_watched(contract: &mut Contract, watch: &mut Watch) {
 
 fn the_daemon_is_asked(contract: &mut Contract, daemon: &Daemon) {
     contract.get(daemon, "/v1/health", 200);
+    let coverage = contract.get(daemon, "/v1/coverage", 200);
+    assert_eq!((&coverage["marking"], &coverage["sent"]), (&json!(false), &json!([])));
     let status = contract.get(daemon, "/v1/status", 200);
     assert_eq!((&status["flows"], &status["max_flows"]), (&json!(1), &json!(4)));
     assert_eq!(status["pid"], daemon.pid());
@@ -322,6 +372,18 @@ fn what_the_description_calls_malformed_is_what_the_daemon_refuses_as_malformed(
             "[1]: unknown field `di`",
         ),
         ("event by position", "/v1/events", json!([["end", 1]]), "[0]"),
+        ("strategy as number", "/v1/flows", with("strategy", json!(1)), "strategy"),
+        ("unknown key", "/v1/rules", json!({ "name": "x", "tga": "3/14" }), "unknown field `tga`"),
+        ("number for a prefix", "/v1/rules", json!({ "name": "x", "remote": [5], "tag": "3/14" }), "remote"),
+        (
+            "object for a port",
+            "/v1/rules",
+            json!({ "name": "x", "local_port": {}, "tag": "3/14" }),
+            "local_port",
+        ),
+        ("broken port", "/v1/rules", json!({ "name": "x", "local_port": 1.5, "tag": "3/14" }), "local_port"),
+        ("place as number", "/v1/rules", json!({ "name": "x", "before": 1, "tag": "3/14" }), "before"),
+        ("rule by position", "/v1/rules", json!(["x", "3/14"]), "object"),
     ];
     for (what, path, body, expected) in cases {
         let valid = contract.validator(contract.request_schema(path)).is_valid(&body);
@@ -338,11 +400,28 @@ fn a_null_is_as_good_as_a_key_that_is_not_there() {
     let contract = Contract::new();
     let daemon = daemon();
     let mut start = api::start(1, 2);
-    for key in ["scitag", "start_time", "application"] {
+    for key in ["scitag", "strategy", "start_time", "application"] {
         start[key] = Value::Null;
     }
     let end = json!({ "id": 1, "protocol": null, "src": null, "dst": null, "end_time": null, "usage": null });
-    for (path, body, status) in [("/v1/flows", start, 201), ("/v1/flows/end", end, 200)] {
+    let mut rule = json!({ "name": "x", "tag": "3/14" });
+    let keys = [
+        "cgroup",
+        "user",
+        "process",
+        "protocol",
+        "local_port",
+        "remote_port",
+        "local",
+        "remote",
+        "interface",
+    ];
+    for key in keys.into_iter().chain(["tags", "strategy", "before"]) {
+        rule[key] = Value::Null;
+    }
+    for (path, body, status) in
+        [("/v1/flows", start, 201), ("/v1/flows/end", end, 200), ("/v1/rules", rule, 201)]
+    {
         contract.assert_valid(contract.request_schema(path), "the request", &body);
         assert_eq!(api::post(&daemon, path, &body).status, status);
     }
@@ -363,7 +442,8 @@ fn paths_and_methods_that_are_not_documented_are_not_served() {
         let operations = contract.operations();
         let allowed = |m: &&str| operations.iter().any(|(method, p, _)| p == path && method == m);
         for method in METHODS.iter().filter(|m| !allowed(m)) {
-            let answer = api::ask(&daemon, method, &path.replace("{id}", "1"), b"");
+            let at = path.replace("{id}", "1").replace("{name}", "x");
+            let answer = api::ask(&daemon, method, &at, b"");
             assert_eq!(answer.status, 405, "{method} {path}");
             assert!(answer.error().contains("does not take that method"), "{method} {path}");
             let told: BTreeSet<_> = answer.header("allow").unwrap_or_default().split(',').collect();
@@ -389,4 +469,45 @@ fn examples_in_the_description_fit_their_own_schemas() {
         places.extend(place.as_object().into_iter().flat_map(|object| object.values()));
     }
     assert!(found >= 15, "{found} examples");
+}
+
+#[test]
+fn a_strategy_is_taken_and_shown_and_a_wrong_one_is_refused() {
+    let daemon = daemon();
+    let with = |strategy: &str| {
+        let mut start = api::start(1, 2);
+        start["strategy"] = json!(strategy);
+        api::post(&daemon, "/v1/flows", &start)
+    };
+    assert_eq!(api::post(&daemon, "/v1/flows", &api::start(1, 2)).json()["flow"]["strategy"], "label");
+    let updated = with("Hop-By-Hop+destination").json();
+    assert_eq!(
+        (&updated["outcome"], &updated["flow"]["strategy"]),
+        (&json!("updated"), &json!("hop-by-hop+destination"))
+    );
+    assert_eq!(updated["flow"]["rule"], Value::Null);
+    let refused = with("lable");
+    assert_eq!(refused.status, 422);
+    assert!(refused.error().contains("use label, destination, hop-by-hop"), "{}", refused.error());
+    daemon.stop();
+}
+
+#[test]
+fn rules_that_were_added_outlive_the_daemon_and_keep_their_place() {
+    let daemon = daemon();
+    for rule in
+        [json!({ "name": "b", "tag": "3/14" }), json!({ "name": "a", "before": "configured", "tag": "3/15" })]
+    {
+        assert_eq!(api::post(&daemon, "/v1/rules", &rule).status, 201);
+    }
+    let before = api::get(&daemon, "/v1/rules").json();
+    let dir = daemon.kill();
+    let config = std::fs::read_to_string(dir.path().join("flowtag.toml")).expect("its configuration");
+    let again = Daemon::restart_with(dir, &config, |args| {
+        let mut command = std::process::Command::new(&args[0]);
+        command.args(&args[1..]);
+        command
+    });
+    assert_eq!(api::get(&again, "/v1/rules").json(), before);
+    again.stop();
 }

@@ -20,7 +20,7 @@ fn a_second() -> Duration {
 }
 
 fn config(hook: &str) -> String {
-    format!("[mark]\ninterfaces = [\"eth*\"]\nhook = \"{hook}\"\n")
+    format!("[mark]\ninterfaces = [\"eth*\"]\nhook = \"{hook}\"\non_stop = \"detach\"\n")
 }
 
 /// Sends datagrams of a flow until one arrives with its label, or fails.

@@ -13,15 +13,18 @@
 //! let eth0 = flowtag_kernel::link::find("eth0")?;
 //! marker.attach(&eth0, HookChoice::Auto)?;
 //! let flow = FiveTuple::new(Protocol::Tcp, "[2001:db8::1]:1094".parse()?, "[2001:db8::2]:40000".parse()?)?;
-//! marker.set(&flow.into(), FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE))?;
+//! marker.set(&flow.into(), FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE).into(), 0)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
 pub mod af_packet;
+pub mod cgroup;
 pub mod features;
 pub mod link;
 pub mod mark;
 mod netlink;
+pub mod path_mtu;
+pub mod sockets;
 pub mod tc;
 
 use std::io;
@@ -94,6 +97,23 @@ pub enum Error {
         /// What the kernel said.
         #[source]
         source: libbpf_rs::Error,
+    },
+    /// Rules that cannot be put into the kernel.
+    #[error(transparent)]
+    Rules(#[from] mark::rules::RulesError),
+    /// What is to outlive the daemon could not be kept.
+    #[error(
+        "cannot {action} {path}: mark.pin names a directory on a bpffs (`mount -t bpf bpf /sys/fs/bpf`); leave it empty if \
+         nothing shall outlive the daemon"
+    )]
+    Pin {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: std::path::PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
     },
     /// No interface of that name.
     #[error("there is no network interface {0:?}: `ip link` lists them")]

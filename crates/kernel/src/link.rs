@@ -20,6 +20,8 @@ pub struct Interface {
     pub name: String,
     /// `ARPHRD_*` of `linux/if_arp.h`.
     pub link_type: u16,
+    /// Longest network packet in bytes.
+    pub mtu: u32,
 }
 
 impl Interface {
@@ -91,7 +93,16 @@ fn interface(message: &RouteNetlinkMessage) -> Option<Interface> {
         LinkAttribute::IfName(name) => Some(name.clone()),
         _ => None,
     })?;
-    Some(Interface { index: link.header.index, name, link_type: link.header.link_layer_type.into() })
+    let mtu = link.attributes.iter().find_map(|a| match a {
+        LinkAttribute::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    });
+    Some(Interface {
+        index: link.header.index,
+        name,
+        link_type: link.header.link_layer_type.into(),
+        mtu: mtu.unwrap_or(1280), // RFC 8200 §5: every IPv6 link has that
+    })
 }
 
 /// `IFA_LOCAL` is this host's end of a point-to-point link, where `IFA_ADDRESS` is the peer's.

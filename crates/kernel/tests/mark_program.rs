@@ -88,7 +88,7 @@ fn only_the_label_of_an_announced_flow_changes() {
     let mut marker = marker();
     let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
     assert_untouched(&marker, &packet);
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     assert_marked(&marker, &packet, 14);
     marker.remove(&flow(Protocol::Tcp)).expect("it is there");
     assert_untouched(&marker, &packet);
@@ -97,7 +97,7 @@ fn only_the_label_of_an_announced_flow_changes() {
 #[test]
 fn every_part_of_the_five_tuple_counts() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     let packet = frame(&[], 0x86dd, &ipv6(TCP, &[], TCP));
     for (what, at) in [
         ("protocol", 20),
@@ -118,7 +118,7 @@ fn every_part_of_the_five_tuple_counts() {
 #[test]
 fn udp_and_tcp_with_the_same_ports_are_two_flows() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Udp), label()).expect("room");
+    marker.set(&flow(Protocol::Udp), label().into(), 0).expect("room");
     assert_marked(&marker, &frame(&[], 0x86dd, &ipv6(UDP, &[], UDP)), 14);
     assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(TCP, &[], TCP)));
 }
@@ -126,7 +126,7 @@ fn udp_and_tcp_with_the_same_ports_are_two_flows() {
 #[test]
 fn vlan_tags_in_the_frame_are_stepped_over() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     let (c_tag, s_tag) = ([0x81, 0, 0, 7], [0x88, 0xa8, 0, 9]);
     let network = ipv6(TCP, &[], TCP);
     assert_marked(&marker, &frame(&[c_tag], 0x86dd, &network), 18);
@@ -138,7 +138,7 @@ fn vlan_tags_in_the_frame_are_stepped_over() {
 #[test]
 fn extension_headers_are_stepped_over() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     let options = |next| vec![next, 0, 1, 4, 0, 0, 0, 0];
     let first_fragment = |next| vec![next, 0, 0, 1, 0, 0, 0, 9];
     let auth = |next| [vec![next, 4], vec![0; 22]].concat();
@@ -155,7 +155,7 @@ fn extension_headers_are_stepped_over() {
 #[test]
 fn what_cannot_be_told_apart_passes_as_it_came() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     let later_fragment = [TCP, 0, 0x05, 0xa8, 0, 0, 0, 9];
     assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(44, &later_fragment, TCP)));
     assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(ICMPV6, &[], ICMPV6)));
@@ -169,7 +169,7 @@ fn what_cannot_be_told_apart_passes_as_it_came() {
 #[test]
 fn a_packet_cut_anywhere_passes_as_it_came() {
     let mut marker = marker();
-    marker.set(&flow(Protocol::Tcp), label()).expect("room");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
     let options = [TCP, 0, 1, 4, 0, 0, 0, 0];
     let whole = frame(&[[0x81, 0, 0, 7]], 0x86dd, &ipv6(60, &options, TCP));
     let ports_end = 18 + 40 + 8 + 4;
@@ -188,12 +188,12 @@ fn a_full_map_is_an_error_and_leaves_the_others_alone() {
         let local = Endpoint::new("2001:db8::1".parse().expect("literal"), port);
         Key { protocol: Protocol::Tcp, local, remote: "[2001:db8::2]:9".parse().expect("literal") }
     };
-    marker.set(&flow(1), label()).expect("room");
-    marker.set(&flow(2), label()).expect("room");
-    let error = marker.set(&flow(3), label()).expect_err("it is full");
+    marker.set(&flow(1), label().into(), 0).expect("room");
+    marker.set(&flow(2), label().into(), 0).expect("room");
+    let error = marker.set(&flow(3), label().into(), 0).expect_err("it is full");
     assert!(matches!(error, flowtag_kernel::Error::Full { max: 2 }), "{error}");
-    assert_eq!(marker.label(&flow(2)).expect("read"), Some(label()));
-    assert_eq!(marker.label(&flow(3)).expect("read"), None);
+    assert_eq!(marker.mark(&flow(2)).expect("read"), Some(label().into()));
+    assert_eq!(marker.mark(&flow(3)).expect("read"), None);
 }
 
 /// A program that writes to packets directly gets a prologue from the verifier that returns TC_ACT_SHOT where memory is

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cleanup;
 use crate::host::Host;
 use crate::impair::{ImpairedLink, Impairment, Relay};
-use crate::link::{Ends, Link, LinkOptions, NO_OFFLOADS, set_up, side};
+use crate::link::{Chain, Ends, Link, LinkOptions, NO_OFFLOADS, set_up, side};
 use crate::process::locked;
 use crate::tun::TunLink;
 
@@ -118,6 +118,28 @@ impl Testbed {
     /// The kernel has no tun devices, or socat is missing.
     pub fn tun_link(&self, a: &Host, b: &Host, device: &str) -> Result<TunLink> {
         TunLink::start(a, b, device, self.next_link()?)
+    }
+
+    /// Joins two hosts by a third that forwards: `eth0` of the router is to `a`, its `eth1` to `b`, and each end knows
+    /// the way to the other's link.
+    ///
+    /// # Errors
+    /// An interface of that name exists, or an option does not fit.
+    pub fn chain(
+        &self,
+        a: (&Host, &str),
+        router: &Host,
+        b: (&Host, &str),
+        options: &LinkOptions,
+    ) -> Result<Chain> {
+        let near = self.link_with(a.0, a.1, router, "eth0", options)?;
+        let far = self.link_with(router, "eth1", b.0, b.1, options)?;
+        router.forward()?;
+        for (end, own, other) in [(a.0, &near.b, &far.b), (b.0, &far.a, &near.a)] {
+            end.add_route(&format!("{}/128", other.ipv6), &["via", &own.ipv6.to_string()])?;
+            end.add_route(&format!("{}/32", other.ipv4), &["via", &own.ipv4.to_string()])?;
+        }
+        Ok(Chain { near, far })
     }
 
     fn set_up(&self, ends: &Ends<'_>, options: &LinkOptions) -> Result<Link> {

@@ -176,30 +176,6 @@ impl Host {
         self.set_sysctl("net/ipv4/ip_forward", "1")
     }
 
-    /// Whether the kernel has VLAN interfaces; where not, tagged frames can still be sent through packet sockets.
-    #[must_use]
-    pub fn supports_vlan(&self) -> bool {
-        // Not on lo, which takes no VLANs.
-        let pair = "link add name vlan-probe type veth peer name vlan-probe-peer";
-        let vlan = "link add link vlan-probe name vlan-probe.1 type vlan id 1";
-        let run = |args: &str| self.ip(&args.split(' ').collect::<Vec<_>>()).is_ok();
-        let supported = run(pair) && run(vlan);
-        run("link del vlan-probe");
-        supported
-    }
-
-    /// Adds the VLAN interface `<device>.<id>`, gives it these addresses and returns its name.
-    ///
-    /// # Errors
-    /// The kernel has no VLAN interfaces (see [`supports_vlan`](Self::supports_vlan)), or no such device.
-    pub fn add_vlan(&self, device: &str, id: u16, addresses: &[&str]) -> Result<String> {
-        let name = format!("{device}.{id}");
-        self.ip(&["link", "add", "link", device, "name", &name, "type", "vlan", "id", &id.to_string()])
-            .context("adding a VLAN interface: needs a kernel with 8021q")?;
-        self.bring_up(&name, addresses)?;
-        Ok(name)
-    }
-
     /// Adds a tun device without a program at its other end: for looking at what is sent, not for traffic. A link
     /// of two is [`Testbed::tun_link`](crate::Testbed::tun_link).
     ///

@@ -25,6 +25,7 @@
 mod bed;
 mod capture;
 mod cleanup;
+mod device;
 mod exec;
 mod host;
 mod impair;
@@ -35,15 +36,18 @@ mod wait;
 
 pub use bed::Testbed;
 pub use capture::{Capture, Captured, Frame};
+pub use device::{Missing, Tunnel};
 pub use exec::checked;
 pub use host::Host;
 pub use impair::{Counters, ImpairedLink, Impairment, Loss};
-pub use link::{Link, LinkOptions, Side};
+pub use link::{Chain, Link, LinkOptions, Side};
 pub use process::{Ended, Process};
 pub use tun::TunLink;
 pub use wait::{WAIT, wait_until};
 
 use std::io::Write;
+
+use anyhow::Result;
 
 /// Whether this process is root, which every testbed needs.
 #[must_use]
@@ -88,6 +92,45 @@ macro_rules! require_root {
     ($skipped:expr) => {
         if !$crate::root_or_skip(concat!(module_path!(), " at ", file!(), ":", line!())) {
             return $skipped;
+        }
+    };
+}
+
+/// What was made, or none if this kernel has nothing of the kind, said loudly; what [`made_or_skip!`] is made of.
+///
+/// # Panics
+/// It failed for any other reason.
+#[must_use]
+pub fn made_or_skip_at<T>(place: &str, made: Result<T>) -> Option<T> {
+    match made {
+        Ok(made) => Some(made),
+        Err(error) if error.is::<Missing>() => {
+            // Past the test harness, which would keep the output of a test that passes.
+            let _ = writeln!(std::io::stderr(), "SKIPPED ({error}): {place}");
+            None
+        }
+        Err(error) => panic!("{place}: {error:#}"),
+    }
+}
+
+/// Gives what was made. Returns from the test, with the given value if any, where the kernel has no such device.
+///
+/// ```no_run
+/// # fn main() -> anyhow::Result<()> {
+/// # let host = flowtag_testbed::Testbed::new("x")?.host("a")?;
+/// flowtag_testbed::made_or_skip!(host.add_macvlan("eth0", "mac0", &["2001:db8::1/64"]), Ok(()));
+/// # Ok(())
+/// # }
+/// ```
+#[macro_export]
+macro_rules! made_or_skip {
+    ($made:expr) => {
+        $crate::made_or_skip!($made, ())
+    };
+    ($made:expr, $skipped:expr) => {
+        match $crate::made_or_skip_at(concat!(module_path!(), " at ", file!(), ":", line!()), $made) {
+            Some(made) => made,
+            None => return $skipped,
         }
     };
 }

@@ -49,6 +49,15 @@ pub struct Link {
     pub b: Side,
 }
 
+/// Two links with a router between them.
+#[derive(Debug, Clone)]
+pub struct Chain {
+    /// From the first host to the router.
+    pub near: Link,
+    /// From the router to the second host.
+    pub far: Link,
+}
+
 /// Two interfaces of a link to be, by host and name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ends<'a> {

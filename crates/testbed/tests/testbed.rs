@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use flowtag_kernel::af_packet::{ETH_P_ALL, PacketSocket, PacketType};
 use flowtag_testbed::{
-    Counters, Host, Impairment, Link, LinkOptions, Loss, Process, Testbed, WAIT, checked, require_root,
-    wait_until,
+    Counters, Host, Impairment, Link, LinkOptions, Loss, Process, Testbed, Tunnel, WAIT, checked,
+    made_or_skip, require_root, wait_until,
 };
 use nix::sys::signal::Signal;
 
@@ -177,17 +177,102 @@ fn a_packet_socket_waits_no_longer_than_asked() -> Result<()> {
     Ok(())
 }
 
+/// The device on each host, with addresses that only it has: they must reach each other through it.
+#[track_caller]
+fn assert_reach(from: &Host, address: &str) {
+    let reached = from.reaches(address.parse().expect("an address")).expect("ping starts");
+    assert!(reached, "{address} cannot be reached from {}", from.name());
+}
+
 #[test]
-fn vlan_interfaces_reach_each_other_where_the_kernel_has_them() -> Result<()> {
+fn vlan_interfaces_reach_each_other() -> Result<()> {
     require_root!(Ok(()));
     let (_bed, a, b, _link) = pair("vlan")?;
-    if !a.supports_vlan() {
-        eprintln!("this kernel has no 8021q");
-        return Ok(());
-    }
-    assert_eq!(a.add_vlan("eth0", 100, &["2001:db8:100::1/64"])?, "eth0.100");
+    let name = made_or_skip!(a.add_vlan("eth0", 100, &["2001:db8:100::1/64"]), Ok(()));
+    assert_eq!(name, "eth0.100");
     b.add_vlan("eth0", 100, &["2001:db8:100::2/64"])?;
-    ensure!(a.reaches("2001:db8:100::2".parse()?)?);
+    assert_reach(&a, "2001:db8:100::2");
+    Ok(())
+}
+
+#[test]
+fn a_bond_takes_its_ports() -> Result<()> {
+    require_root!(Ok(()));
+    let (_bed, a, b, _link) = pair("bond")?;
+    made_or_skip!(a.add_bond("bond0", &["eth0"], &["2001:db8:1::1/64"]), Ok(()));
+    b.add_address("eth0", "2001:db8:1::2/64")?;
+    assert_reach(&a, "2001:db8:1::2");
+    assert_eq!(a.interface("eth0")?["master"], "bond0");
+    Ok(())
+}
+
+#[test]
+fn a_bridge_passes_on_through_its_port() -> Result<()> {
+    require_root!(Ok(()));
+    let (_bed, a, b, _link) = pair("bridge")?;
+    made_or_skip!(a.add_bridge("br0", &["eth0"], &["2001:db8:1::1/64"]), Ok(()));
+    b.add_address("eth0", "2001:db8:1::2/64")?;
+    assert_reach(&a, "2001:db8:1::2");
+    assert_eq!(a.interface("eth0")?["master"], "br0");
+    Ok(())
+}
+
+#[test]
+fn macvlan_and_ipvlan_share_their_device() -> Result<()> {
+    require_root!(Ok(()));
+    let (_bed, a, b, _link) = pair("sharing")?;
+    b.add_address("eth0", "2001:db8:1::2/64")?;
+    made_or_skip!(a.add_macvlan("eth0", "mac0", &["2001:db8:1::1/64"]), Ok(()));
+    assert_reach(&a, "2001:db8:1::2");
+    a.ip(&["link", "del", "mac0"])?;
+    made_or_skip!(a.add_ipvlan("eth0", "ipv0", &["2001:db8:1::3/64"]), Ok(()));
+    assert_reach(&a, "2001:db8:1::2");
+    Ok(())
+}
+
+#[test]
+fn an_ipv6_tunnel_has_both_headers() -> Result<()> {
+    require_root!(Ok(()));
+    let (_bed, a, b, link) = pair("ip6tnl")?;
+    let (near, far) = (link.a.ipv6, link.b.ipv6);
+    let there = Tunnel { local: near, remote: far };
+    made_or_skip!(a.add_ip6tnl("tnl0", there, &["2001:db8:1::1/64"]), Ok(()));
+    b.add_ip6tnl("tnl0", Tunnel { local: far, remote: near }, &["2001:db8:1::2/64"])?;
+    let capture = b.capture("eth0", "ip6")?;
+    assert_reach(&a, "2001:db8:1::2");
+    let frames = capture.stop()?.frames()?;
+    // IPv6, the kernel's own destination options, IPv6.
+    ensure!(frames.iter().any(|f| f.data[20] == 60 && f.data[54] == 41), "no encapsulated packet");
+    Ok(())
+}
+
+#[test]
+fn a_segment_routing_header_is_put_in_and_taken_out() -> Result<()> {
+    require_root!(Ok(()));
+    let (_bed, a, b, link) = pair("srv6")?;
+    a.add_address("lo", "2001:db8:a::1/128")?;
+    b.add_address("lo", "2001:db8:b::1/128")?;
+    b.add_route("2001:db8:a::/64", &["via", &link.a.ipv6.to_string()])?;
+    made_or_skip!(b.accept_srv6("eth0"), Ok(()));
+    made_or_skip!(a.add_srv6_route("2001:db8:b::/64", &[link.b.ipv6], "eth0"), Ok(()));
+    let capture = b.capture("eth0", "ip6")?;
+    assert_reach(&a, "2001:db8:b::1");
+    let frames = capture.stop()?.frames()?;
+    // IPv6, routing header of type 4 (RFC 8754), IPv6.
+    ensure!(frames.iter().any(|f| f.data[20] == 43 && f.data[54] == 41 && f.data[56] == 4), "no such packet");
+    Ok(())
+}
+
+#[test]
+fn a_chain_of_three_forwards_both_ways() -> Result<()> {
+    require_root!(Ok(()));
+    let bed = Testbed::new("chain")?;
+    let (a, router, b) = (bed.host("a")?, bed.host("router")?, bed.host("b")?);
+    let chain = bed.chain((&a, "eth0"), &router, (&b, "eth0"), &LinkOptions::default())?;
+    for (from, to) in [(&a, &chain.far.b), (&b, &chain.near.a)] {
+        assert_reach(from, &to.ipv6.to_string());
+        assert_reach(from, &to.ipv4.to_string());
+    }
     Ok(())
 }
 

@@ -20,6 +20,7 @@ pub mod flow;
 pub mod option;
 pub mod packet;
 mod stamp;
+mod strategy;
 pub mod syslog;
 pub mod tag;
 
@@ -28,4 +29,5 @@ pub use firefly::{Firefly, ReadError, State, Usage, WriteError};
 pub use flow::{Endpoint, FiveTuple, FlowError, Protocol};
 pub use option::Found;
 pub use packet::{LinkType, Packet, PacketError};
+pub use strategy::{Strategy, StrategyError};
 pub use tag::{Activity, Entropy, Experiment, FlowLabel, ScitagInteger, Tag, TagError};

@@ -89,11 +89,11 @@ fn attach(link: &Link, way: Way) -> Result<Marker> {
         Key { protocol, local: Endpoint::new(address.into(), port), remote }
     };
     let elsewhere = "2001:db8::1".parse()?;
-    (1..=10_000).try_for_each(|port| marker.set(&key(Protocol::Tcp, elsewhere, port), label))?;
+    (1..=10_000).try_for_each(|port| marker.set(&key(Protocol::Tcp, elsewhere, port), label.into(), 0))?;
     if way == Way::Marked {
         let ours = link.a.ipv6;
-        (0..CONNECTIONS).try_for_each(|n| marker.set(&key(Protocol::Tcp, ours, port(n)), label))?;
-        marker.set(&key(Protocol::Udp, ours, port(0)), label)?;
+        (0..CONNECTIONS).try_for_each(|n| marker.set(&key(Protocol::Tcp, ours, port(n)), label.into(), 0))?;
+        marker.set(&key(Protocol::Udp, ours, port(0)), label.into(), 0)?;
     }
     marker.attach(&eth0, HookChoice::Auto)?;
     Ok(marker)

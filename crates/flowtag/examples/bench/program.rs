@@ -28,7 +28,7 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
     );
     let mut filled = 0;
     for flows in FLOWS {
-        (filled..flows).try_for_each(|n| marker.set(&key(n), label()))?;
+        (filled..flows).try_for_each(|n| marker.set(&key(n), label().into(), 0))?;
         filled = flows;
         let mut columns = [const { Vec::new() }; 3];
         for _ in 0..RUNS {

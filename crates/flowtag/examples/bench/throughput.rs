@@ -102,7 +102,7 @@ fn attach(link: &Link, way: Way) -> Result<Marker> {
         let (local, remote) =
             (Endpoint::new(link.a.ipv6.into(), CLIENT), Endpoint::new(link.b.ipv6.into(), SERVER));
         let label = FlowLabel::from_tag(Tag::new(3, 14)?, Entropy::NONE);
-        marker.set(&Key { protocol: Protocol::Tcp, local, remote }, label)?;
+        marker.set(&Key { protocol: Protocol::Tcp, local, remote }, label.into(), 0)?;
     }
     Ok(marker)
 }

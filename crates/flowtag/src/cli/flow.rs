@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use comfy_table::Table;
 use flowtag_engine::Registry;
 
 use super::{Control, output};
-use crate::client::{Client, block_on};
+use crate::client::{Client, block_on, percent_encode};
 use crate::inputs::control::model::{
     EndRequest, Flow as Shown, Flows, NameOrNumber, StartRequest, Started, WatchLine,
 };
@@ -46,6 +47,10 @@ struct FiveTuple {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowtag flow start --tag 'cms/Analysis Input' tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
+    flowtag flow start --tag 3/14 --strategy label+destination tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
+    flowtag flow start --scitag 206 --application 'xrootd 5.7' udp 192.0.2.1:1094 192.0.2.2:40000")]
 struct Start {
     /// Whose flow it is: EXPERIMENT/ACTIVITY, names or numbers
     #[arg(short, long, required_unless_present = "scitag", conflicts_with = "scitag")]
@@ -53,6 +58,9 @@ struct Start {
     /// The same as one number: experiment × 64 + activity
     #[arg(long)]
     scitag: Option<u64>,
+    /// Where the tag is written: label, destination, hop-by-hop, or several joined by + [default: mark.strategy]
+    #[arg(long)]
+    strategy: Option<String>,
     /// Name and version of the program that moves the data
     #[arg(long)]
     application: Option<String>,
@@ -63,15 +71,29 @@ struct Start {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "flowtag flow end [OPTIONS] <ID>\n       flowtag flow end [OPTIONS] <PROTOCOL> <SRC> <DST>"
+)]
+#[command(after_help = "Examples:\n  \
+    flowtag flow end 17\n  \
+    flowtag flow end tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'")]
 struct End {
-    /// The flow's number, as `flow list` shows it, or its protocol, source and destination
-    #[arg(required = true, num_args = 1..=3, value_names = ["ID|PROTOCOL", "SRC", "DST"])]
-    flow: Vec<String>,
+    /// The flow's number, as `flow list` shows it, or its protocol
+    #[arg(value_name = "ID|PROTOCOL")]
+    which: String,
+    /// Its source, in the form of `flow start`
+    src: Option<String>,
+    /// Its destination
+    dst: Option<String>,
     #[command(flatten)]
     control: Control,
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowtag flow list\n  \
+    flowtag flow list --experiment cms --limit 10\n  \
+    flowtag --json flow list | jq -r 'select(.rule == \"xrootd\") | .remote'")]
 struct List {
     /// Only flows of this experiment, name or number
     #[arg(short, long)]
@@ -84,6 +106,9 @@ struct List {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    flowtag flow watch\n  \
+    flowtag --json flow watch | jq 'select(.change == \"ended\")'")]
 struct Watch {
     #[command(flatten)]
     control: Control,
@@ -116,6 +141,7 @@ impl Start {
             experiment,
             activity,
             scitag: self.scitag,
+            strategy: self.strategy,
             application: self.application,
             ..StartRequest::default()
         };
@@ -126,7 +152,8 @@ impl Start {
         }
         let flow = &started.flow;
         let carries = match (&flow.label, flow.marking.as_str()) {
-            (Some(label), _) => format!("packets carry label {label}"),
+            (Some(label), _) if flow.strategy == LABEL => format!("packets carry label {label}"),
+            (Some(_), _) => format!("packets carry the tag by {}", flow.strategy),
             (None, "not-ipv6") => "IPv4 has no flow label: reported, not marked".to_owned(),
             (None, "table-full") => "not marked: the kernel's table is full (flows.max)".to_owned(),
             (None, _) => "not marked: marking is off (mark.enabled)".to_owned(),
@@ -134,6 +161,9 @@ impl Start {
         output::line(format_args!("flow {} {}: {}; {carries}", flow.id, started.outcome, tag_of(flow)))
     }
 }
+
+/// The usual strategy, which is not worth a word.
+const LABEL: &str = "label";
 
 /// The daemon resolves names, as it may have another registry; here they are only told apart.
 fn split_tag(text: &str) -> Result<(NameOrNumber, NameOrNumber)> {
@@ -156,17 +186,14 @@ fn tag_of(flow: &Shown) -> String {
 
 impl End {
     async fn run(self, json: bool) -> Result<()> {
-        let request = match self.flow.as_slice() {
-            [id] => EndRequest {
+        let request = match (self.which, self.src, self.dst) {
+            (id, None, None) => EndRequest {
                 id: Some(id.parse().with_context(|| format!("{id:?} is not a flow's number"))?),
                 ..EndRequest::default()
             },
-            [protocol, src, dst] => EndRequest {
-                protocol: Some(protocol.clone()),
-                src: Some(src.clone()),
-                dst: Some(dst.clone()),
-                ..EndRequest::default()
-            },
+            (protocol, src @ Some(_), dst @ Some(_)) => {
+                EndRequest { protocol: Some(protocol), src, dst, ..EndRequest::default() }
+            }
             _ => bail!("which flow is not clear: give its number, or protocol, source and destination"),
         };
         let mut client = Client::connect(self.control.socket.as_deref()).await?;
@@ -193,21 +220,7 @@ impl List {
         if json {
             return flows.flows.iter().try_for_each(output::json);
         }
-        let mut table =
-            output::table(&["ID", "TAG", "LABEL", "PROTO", "LOCAL", "REMOTE", "FROM", "LAST SEEN"]);
-        for flow in &flows.flows {
-            table.add_row([
-                flow.id.to_string(),
-                tag_of(flow),
-                flow.label.clone().unwrap_or_else(|| flow.marking.clone()),
-                flow.protocol.clone(),
-                flow.local.clone(),
-                flow.remote.clone(),
-                flow.source.clone(),
-                ago(flow.last_activity),
-            ]);
-        }
-        output::print_table(&table)?;
+        output::print_table(&table(&flows.flows))?;
         output::line(match (flows.flows.len(), flows.total) {
             (1, 1) => "1 flow".to_owned(),
             (shown, total) if shown == total => format!("{total} flows"),
@@ -216,15 +229,38 @@ impl List {
     }
 }
 
+/// Columns that would have the same word in every line are left out.
+fn table(flows: &[Shown]) -> Table {
+    let strategies = flows.iter().any(|flow| flow.strategy != LABEL);
+    let rules = flows.iter().any(|flow| flow.rule.is_some());
+    let pick = |cells: [Option<String>; 10]| cells.into_iter().flatten().collect::<Vec<_>>();
+    let header = ["ID", "TAG", "LABEL", "STRATEGY", "PROTO", "LOCAL", "REMOTE", "FROM", "RULE", "LAST SEEN"];
+    let header = header.map(|name| match name {
+        "STRATEGY" => strategies.then(|| name.to_owned()),
+        "RULE" => rules.then(|| name.to_owned()),
+        _ => Some(name.to_owned()),
+    });
+    let mut table = output::table(&pick(header).iter().map(String::as_str).collect::<Vec<_>>());
+    for flow in flows {
+        table.add_row(pick([
+            Some(flow.id.to_string()),
+            Some(tag_of(flow)),
+            Some(flow.label.clone().unwrap_or_else(|| flow.marking.clone())),
+            strategies.then(|| flow.strategy.clone()),
+            Some(flow.protocol.clone()),
+            Some(flow.local.clone()),
+            Some(flow.remote.clone()),
+            Some(flow.source.clone()),
+            rules.then(|| flow.rule.clone().unwrap_or_default()),
+            Some(ago(flow.last_activity)),
+        ]));
+    }
+    table
+}
+
 fn ago(at: jiff::Timestamp) -> String {
     let seconds = jiff::Timestamp::now().duration_since(at).as_secs().max(0).unsigned_abs();
     format!("{} ago", humantime::format_duration(std::time::Duration::from_secs(seconds)))
-}
-
-/// RFC 3986 §2.1, for names with blanks.
-fn percent_encode(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 impl Watch {
@@ -245,7 +281,11 @@ impl Watch {
 
 fn describe(line: &WatchLine) -> String {
     let text = |at: &jiff::Timestamp, what: &str, flow: &Shown| {
-        format!("{at:.3}  {what:<8} {}  {} {} > {}", tag_of(flow), flow.protocol, flow.src, flow.dst)
+        let strategy =
+            (flow.strategy != LABEL).then(|| format!("  by {}", flow.strategy)).unwrap_or_default();
+        let rule = flow.rule.as_ref().map(|rule| format!("  rule {rule}")).unwrap_or_default();
+        let (tag, Shown { protocol, src, dst, .. }) = (tag_of(flow), flow);
+        format!("{at:.3}  {what:<8} {tag}  {protocol} {src} > {dst}{strategy}{rule}")
     };
     match line {
         WatchLine::Started { at, flow } => text(at, "started", flow),

@@ -1,10 +1,13 @@
 //! The command line: one file a command, each with `--help`, an example, and `--json`.
 
 mod config;
+mod coverage;
 mod decode;
+mod detach;
 mod doctor;
 mod flow;
 mod output;
+mod rule;
 mod run;
 mod status;
 mod tag;
@@ -22,6 +25,8 @@ use clap::{CommandFactory, Parser, Subcommand};
     flowtag doctor                              what works on this host, and what to do about the rest\n  \
     flowtag run                                 the daemon\n  \
     flowtag flow start --tag 'cms/Analysis Input' tcp '[2001:db8::1]:1094' '[2001:db8::2]:40000'\n  \
+    flowtag rule add --name site --remote 2001:db8::/32 --tag cms/default\n  \
+    flowtag coverage                            how much of the traffic says whose it is\n  \
     flowtag decode capture.pcap                 whose packets are in a capture file")]
 pub(crate) struct Cli {
     /// Print JSON: one object, or one object a line where there are many
@@ -36,11 +41,14 @@ enum Command {
     // What a command is for stands at its own type, with its examples.
     Run(run::Run),
     Flow(flow::Flow),
+    Rule(rule::Rule),
+    Coverage(coverage::Show),
     Status(status::Status),
     Tag(tag::Tag),
     Decode(decode::Decode),
     Doctor(doctor::Doctor),
     Config(config::Config),
+    Detach(detach::Detach),
     /// Print the version
     Version,
     /// Print man pages or shell completions
@@ -79,11 +87,14 @@ impl Cli {
         match self.command {
             Command::Run(command) => command.run(json),
             Command::Flow(command) => command.run(json),
+            Command::Rule(command) => command.run(json),
+            Command::Coverage(command) => command.run(json),
             Command::Status(command) => command.run(json),
             Command::Tag(command) => command.run(json),
             Command::Decode(command) => command.run(json),
             Command::Doctor(command) => command.run(json),
             Command::Config(command) => command.run(json),
+            Command::Detach(command) => command.run(json),
             Command::Version => version(json),
             Command::Generate(command) => command.run(Self::command()),
         }

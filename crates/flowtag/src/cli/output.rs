@@ -27,8 +27,12 @@ pub(crate) fn table(header: &[&str]) -> Table {
 
 /// Prints a table without blanks at the ends of lines.
 pub(crate) fn print_table(table: &Table) -> Result<()> {
-    // Two blanks between columns and none before the first: the preset pads each cell by one on both sides.
-    table.lines().try_for_each(|row| line(row.strip_prefix(' ').unwrap_or(&row).trim_end()))
+    table_lines(table).into_iter().try_for_each(line)
+}
+
+/// Two blanks between columns and none before the first: the preset pads each cell by one on both sides.
+pub(crate) fn table_lines(table: &Table) -> Vec<String> {
+    table.lines().map(|row| row.strip_prefix(' ').unwrap_or(&row).trim_end().to_owned()).collect()
 }
 
 /// An error and its causes, one a line.

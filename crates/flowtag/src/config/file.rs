@@ -1,7 +1,12 @@
 //! The configuration file as written: one struct a component, defaults, nothing checked beyond types. What the keys
 //! mean is said once, in `sample.toml`; a test holds the two against each other.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+
+use super::rule::RuleText;
+use super::value::NameOrNumber;
 
 macro_rules! section {
     ($(#[$meta:meta])* $name:ident { $($field:ident: $type:ty = $default:expr,)+ }) => {
@@ -28,6 +33,7 @@ section! {
         registry: Registry = Registry::default(),
         inputs: Inputs = Inputs::default(),
         outputs: Outputs = Outputs::default(),
+        rules: Vec<RuleText> = Vec::new(),
     }
 }
 section! { Log { level: String = "info".into(), } }
@@ -37,8 +43,31 @@ section! {
         interfaces: Vec<String> = vec!["auto".into()],
         hook: String = "auto".into(),
         tc_priority: i64 = 7,
+        strategy: String = "label".into(),
+        exclude_private: bool = true,
+        on_stop: String = "keep".into(),
+        lease: String = "1h".into(),
+        pin: String = "/sys/fs/bpf/flowtag".into(),
+        encapsulated: String = "outer".into(),
+        ingress: bool = true,
+        defaults: BTreeMap<String, String> = BTreeMap::new(),
+        strip: Vec<Strip> = Vec::new(),
     }
 }
+
+/// Prefix at whose border tags end; it has no default.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Strip {
+    pub(crate) prefix: String,
+    #[serde(default = "both")]
+    pub(crate) direction: String,
+}
+
+fn both() -> String {
+    "both".to_owned()
+}
+
 section! { Flows { max: i64 = 100_000, idle_limit: String = "1h".into(), } }
 section! { Registry { file: String = String::new(), } }
 section! { Inputs { control: Control = Control::default(), pipe: Pipe = Pipe::default(), } }
@@ -76,21 +105,4 @@ pub(crate) struct Collector {
     pub(crate) address: String,
     #[serde(default)]
     pub(crate) experiments: Vec<NameOrNumber>,
-}
-
-/// An identifier as people write it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum NameOrNumber {
-    Number(i64),
-    Name(String),
-}
-
-impl std::fmt::Display for NameOrNumber {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Number(number) => number.fmt(f),
-            Self::Name(name) => name.fmt(f),
-        }
-    }
 }

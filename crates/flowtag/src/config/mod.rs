@@ -3,18 +3,24 @@
 
 mod file;
 mod parse;
+mod rule;
+mod value;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::Registry;
 use flowtag_kernel::mark::HookChoice;
-use flowtag_wire::Experiment;
+use flowtag_wire::{Experiment, Strategy};
+use ipnet::IpNet;
 
 pub(crate) use parse::suggest;
+pub(crate) use rule::{Action, MAX_RULES, Rule, RuleProblem, RuleText};
+pub(crate) use value::{Many, NameOrNumber};
 
 /// Where the configuration is unless somebody says otherwise.
 pub(crate) const DEFAULT_PATH: &str = "/etc/flowtag/flowtag.toml";
@@ -28,6 +34,11 @@ pub(crate) struct Config {
     pub(crate) runtime_dir: PathBuf,
     pub(crate) log_level: String,
     pub(crate) mark: Option<Mark>,
+    /// Where maps and links are kept over the daemon's end; none: they are not. Also known where marking is off, for
+    /// what an earlier daemon left.
+    pub(crate) pin: Option<PathBuf>,
+    /// Whose traffic it is that nobody announced. In the order of the file.
+    pub(crate) rules: Vec<Rule>,
     pub(crate) max_flows: u32,
     pub(crate) idle_limit: Option<Duration>,
     pub(crate) registry: Arc<Registry>,
@@ -38,12 +49,45 @@ pub(crate) struct Config {
     pub(crate) effective: String,
 }
 
-/// Where labels are written.
+/// Where tags are written, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub(crate) interfaces: Vec<Pattern>,
     pub(crate) hook: HookChoice,
     pub(crate) tc_priority: u16,
+    /// For announced flows and rules that name none.
+    pub(crate) strategy: Strategy,
+    /// Whether traffic that no network outside needs to account for is kept from rules.
+    pub(crate) exclude_private: bool,
+    pub(crate) on_stop: OnStop,
+    /// How long packets are marked without a daemon: one minute to seven days.
+    pub(crate) lease: Duration,
+    /// IPv6 in IPv6: whether the inner header is written, and not the outer.
+    pub(crate) inner: bool,
+    /// Whether tags that arrive are counted.
+    pub(crate) ingress: bool,
+    /// Rules for the traffic of an interface that no other rule matches, from first to last.
+    pub(crate) defaults: Vec<Rule>,
+    pub(crate) strip: Vec<Strip>,
+}
+
+/// What becomes of marking when the daemon stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnStop {
+    /// It goes on until the lease ends.
+    Keep,
+    /// It ends.
+    Detach,
+}
+
+/// A border at which tags are taken off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Strip {
+    pub(crate) prefix: IpNet,
+    /// From packets that leave for it.
+    pub(crate) egress: bool,
+    /// From packets that come from it.
+    pub(crate) ingress: bool,
 }
 
 /// Which interfaces.
@@ -58,6 +102,23 @@ pub(crate) enum Pattern {
 }
 
 impl Pattern {
+    /// What is wrong where [`Self::read`] gives none.
+    pub(crate) const FIX: &str = "is not an interface: 1 to 15 characters, no blank, no /";
+
+    /// None where no interface can have such a name: IFNAMSIZ of linux/if.h is 16 with the closing zero; the kernel
+    /// refuses slashes and blanks.
+    pub(crate) fn read(text: &str) -> Option<Self> {
+        let impossible = text.is_empty() || text.contains('/') || text.contains(char::is_whitespace);
+        if impossible || text.len() > 15 {
+            return None;
+        }
+        Some(match text {
+            "auto" => Self::Auto,
+            glob if glob.contains(['*', '?']) => Self::Glob(glob.to_owned()),
+            name => Self::Name(name.to_owned()),
+        })
+    }
+
     pub(crate) fn matches(&self, name: &str, has_global_ipv6: bool) -> bool {
         match self {
             Self::Auto => has_global_ipv6,
@@ -132,13 +193,26 @@ pub(crate) enum ConfigError {
     Syntax { path: String, message: String },
     #[error("{path}: {key} = {value} {problem}")]
     Value { path: String, key: String, value: String, problem: String },
+    #[error("{path}: rule {name:?}: {problem}")]
+    Rule { path: String, name: String, problem: RuleProblem },
+}
+
+/// The number of a user or group in a file like `/etc/passwd`. Read from the file and not asked of NSS, which a static
+/// binary cannot load.
+fn find_id(file: &str, name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|l| l.split(':').next() == Some(name))?;
+    line.split(':').nth(2)?.parse().ok()
 }
 
 impl Config {
     /// The configuration in `path`; the defaults where `path` is `None` and there is no file at [`DEFAULT_PATH`].
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let (path, required) = path.map_or((Path::new(DEFAULT_PATH), false), |p| (p, true));
-        match std::fs::read_to_string(path) {
+        match fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, &path.display().to_string()),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => {
                 Self::parse("", "built-in defaults")

@@ -1,6 +1,6 @@
 //! From text to [`Config`]: types first (serde), then meaning, each error with key, value, range and fix.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,12 +9,18 @@ use std::time::Duration;
 
 use flowtag_engine::Registry;
 use flowtag_kernel::mark::{HookChoice, Settings};
-use flowtag_wire::Experiment;
+use flowtag_wire::{Experiment, StrategyError};
 
-use super::{Collector, Config, ConfigError, Firefly, Gate, Mark, Pattern, file};
+use super::rule::{self, MAX_RULES};
+use super::{
+    Collector, Config, ConfigError, Firefly, Gate, Many, Mark, NameOrNumber, OnStop, Pattern, Rule, RuleText,
+    Strip, file, find_id,
+};
 
 /// The kernel's time stamps of packets wrap after 49 days (2³² jiffies of 1 ms).
 const MAX_IDLE_DAYS: u64 = 30;
+/// Interfaces that may have a default of their own: with all other rules, no more than the kernel takes.
+const MAX_DEFAULTS: usize = 16;
 
 pub(super) fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
     let file: file::File = toml::from_str(text)
@@ -61,10 +67,16 @@ impl Checker<'_> {
     fn config(&self, file: file::File, effective: String) -> Result<Config, ConfigError> {
         let registry = self.registry(&file.registry.file)?;
         let (control, pipe) = (&file.inputs.control, &file.inputs.pipe);
+        let mark = self.mark(&file.mark, &registry)?;
         Ok(Config {
             runtime_dir: self.absolute("runtime_dir", &file.runtime_dir)?,
             log_level: self.log_level(&file.log.level)?,
-            mark: if file.mark.enabled { Some(self.mark(&file.mark)?) } else { None },
+            mark: file.mark.enabled.then_some(mark),
+            pin: match file.mark.pin.as_str() {
+                "" => None,
+                path => Some(self.absolute("mark.pin", path)?),
+            },
+            rules: self.rules(file.rules, &registry)?,
             max_flows: self.number("flows.max", file.flows.max, 1, i64::from(Settings::MAX_FLOWS))?,
             idle_limit: self.idle_limit(&file.flows.idle_limit)?,
             control: self.gate(
@@ -118,39 +130,118 @@ impl Checker<'_> {
         }
     }
 
-    fn mark(&self, mark: &file::Mark) -> Result<Mark, ConfigError> {
+    fn mark(&self, mark: &file::Mark, registry: &Registry) -> Result<Mark, ConfigError> {
         if mark.interfaces.is_empty() {
             let fix = "is empty: name interfaces, use [\"auto\"], or set mark.enabled = false";
             return self.wrong("mark.interfaces", &mark.interfaces, fix);
         }
-        let hook = match mark.hook.as_str() {
-            "auto" => HookChoice::Auto,
-            "tcx" => HookChoice::Tcx,
-            "clsact" => HookChoice::Clsact,
-            other => return self.wrong("mark.hook", other, "is not a hook: use auto, tcx or clsact"),
-        };
+        let hooks = [("auto", HookChoice::Auto), ("tcx", HookChoice::Tcx), ("clsact", HookChoice::Clsact)];
+        let headers = [("outer", false), ("inner", true)];
+        let on_stop = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
+        let strategy = mark.strategy.parse();
         Ok(Mark {
             interfaces: mark.interfaces.iter().map(|p| self.pattern(p)).collect::<Result<_, _>>()?,
-            hook,
+            hook: self.word("mark.hook", &mark.hook, "is not a hook", &hooks)?,
             tc_priority: self.number("mark.tc_priority", mark.tc_priority, 1, 65535)?,
+            strategy: strategy.or_else(|StrategyError(_)| {
+                let fix = "is no strategy: use label, destination, hop-by-hop, or several joined by +";
+                self.wrong("mark.strategy", &mark.strategy, fix)
+            })?,
+            exclude_private: mark.exclude_private,
+            on_stop: self.word("mark.on_stop", &mark.on_stop, "is unknown", &on_stop)?,
+            lease: self.lease(&mark.lease)?,
+            inner: self.word("mark.encapsulated", &mark.encapsulated, "is unknown", &headers)?,
+            ingress: mark.ingress,
+            defaults: self.defaults(&mark.defaults, registry)?,
+            strip: mark.strip.iter().map(|s| self.strip(s)).collect::<Result<_, _>>()?,
         })
     }
 
-    fn pattern(&self, text: &str) -> Result<Pattern, ConfigError> {
-        // IFNAMSIZ of linux/if.h is 16 with the closing zero; the kernel refuses slashes and blanks in names.
-        let impossible = text.is_empty() || text.contains('/') || text.contains(char::is_whitespace);
-        if impossible || text.len() > 15 {
-            return self.wrong(
-                "mark.interfaces",
-                text,
-                "is not an interface: 1 to 15 characters, no blank, no /",
-            );
+    /// One of a few words.
+    fn word<T: Copy, const N: usize>(
+        &self,
+        key: &str,
+        value: &str,
+        problem: &str,
+        words: &[(&str, T); N],
+    ) -> Result<T, ConfigError> {
+        if let Some((_, meaning)) = words.iter().find(|(word, _)| *word == value) {
+            return Ok(*meaning);
         }
-        Ok(match text {
-            "auto" => Pattern::Auto,
-            glob if glob.contains(['*', '?']) => Pattern::Glob(glob.to_owned()),
-            name => Pattern::Name(name.to_owned()),
-        })
+        let (last, others) =
+            words.map(|(word, _)| word).split_last().map(|(l, o)| (*l, o.join(", "))).unwrap_or_default();
+        self.wrong(key, value, format!("{problem}: use {others} or {last}"))
+    }
+
+    fn pattern(&self, text: &str) -> Result<Pattern, ConfigError> {
+        Pattern::read(text).map_or_else(|| self.wrong("mark.interfaces", text, Pattern::FIX), Ok)
+    }
+
+    fn lease(&self, value: &str) -> Result<Duration, ConfigError> {
+        const KEY: &str = "mark.lease";
+        let Ok(lease) = humantime::parse_duration(value) else {
+            return self.wrong(KEY, value, "is not a time: write 10m, 1h or 1day");
+        };
+        let range = Duration::from_secs(60)..=Duration::from_secs(7 * 86400);
+        if range.contains(&lease) {
+            Ok(lease)
+        } else {
+            self.wrong(KEY, value, "is out of range: use 1m to 7days")
+        }
+    }
+
+    /// Names before patterns, so that an interface gets what was said of it by name.
+    fn defaults(
+        &self,
+        defaults: &BTreeMap<String, String>,
+        registry: &Registry,
+    ) -> Result<Vec<Rule>, ConfigError> {
+        if defaults.len() > MAX_DEFAULTS {
+            let fix = format!("are too many: use at most {MAX_DEFAULTS}, with patterns");
+            return self.wrong("mark.defaults", defaults.len(), fix);
+        }
+        let rule = |(interface, tag): (&String, &String)| {
+            let text = RuleText {
+                name: Some(format!("default:{interface}")),
+                interface: Many(vec![interface.clone()]),
+                tag: Some(tag.clone()),
+                ..RuleText::default()
+            };
+            let key = format!("mark.defaults.{interface}");
+            Rule::internal(text, registry).or_else(|e| self.wrong(&key, tag, e.problem))
+        };
+        let mut rules: Vec<_> = defaults.iter().map(rule).collect::<Result<_, _>>()?;
+        rules.sort_by_key(|rule| matches!(rule.interfaces.as_slice(), [Pattern::Glob(_)]));
+        Ok(rules)
+    }
+
+    fn strip(&self, strip: &file::Strip) -> Result<Strip, ConfigError> {
+        let prefix =
+            rule::prefix(&strip.prefix).or_else(|e| self.wrong("mark.strip.prefix", &strip.prefix, e))?;
+        let directions = [("both", (true, true)), ("egress", (true, false)), ("ingress", (false, true))];
+        let (egress, ingress) =
+            self.word("mark.strip.direction", &strip.direction, "is not a direction", &directions)?;
+        Ok(Strip { prefix, egress, ingress })
+    }
+
+    fn rules(&self, texts: Vec<RuleText>, registry: &Registry) -> Result<Vec<Rule>, ConfigError> {
+        if texts.len() > MAX_RULES {
+            return self.wrong("rules", texts.len(), format!("are too many: use at most {MAX_RULES}"));
+        }
+        let mut names = BTreeSet::new();
+        let mut rules = Vec::with_capacity(texts.len());
+        for (mut text, number) in texts.into_iter().zip(1..) {
+            let name = text.name.get_or_insert_with(|| format!("rule-{number}")).clone();
+            let rule = Rule::new(text, registry).map_err(|problem| {
+                let (path, name) = (self.path.to_owned(), name.chars().take(80).collect());
+                ConfigError::Rule { path, name, problem }
+            })?;
+            if !names.insert(name.clone()) {
+                return self.wrong("rules.name", name, "is there twice: give each rule a name of its own");
+            }
+            rules.push(rule);
+        }
+        Ok(rules)
     }
 
     fn idle_limit(&self, value: &str) -> Result<Option<Duration>, ConfigError> {
@@ -184,7 +275,7 @@ impl Checker<'_> {
         };
         let group = match group {
             "" => None,
-            name => match find_group(name) {
+            name => match find_id("/etc/group", name) {
                 Some(gid) => Some(gid),
                 None => {
                     return self.wrong(
@@ -227,10 +318,10 @@ impl Checker<'_> {
 
     fn experiments(
         &self,
-        list: &[file::NameOrNumber],
+        list: &[NameOrNumber],
         registry: &Registry,
     ) -> Result<BTreeSet<Experiment>, ConfigError> {
-        let resolve = |item: &file::NameOrNumber| {
+        let resolve = |item: &NameOrNumber| {
             let text = item.to_string();
             registry.resolve_experiment(&text).or_else(|e| {
                 self.wrong(
@@ -244,19 +335,11 @@ impl Checker<'_> {
     }
 }
 
-/// A group's number. Read from the file and not asked of NSS, which a static binary cannot load.
-fn find_group(name: &str) -> Option<u32> {
-    if let Ok(number) = name.parse() {
-        return Some(number);
-    }
-    let groups = fs::read_to_string("/etc/group").ok()?;
-    let line = groups.lines().find(|l| l.split(':').next() == Some(name))?;
-    line.split(':').nth(2)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::SAMPLE;
+    use flowtag_wire::{Strategy, Tag};
+
+    use super::super::{Action, SAMPLE};
     use super::*;
 
     fn error(text: &str) -> String {
@@ -267,15 +350,38 @@ mod tests {
     fn the_sample_is_the_defaults_and_has_every_key() {
         let sample: toml::Table = toml::from_str(SAMPLE).expect("the sample parses");
         let mut defaults = toml::Table::try_from(file::File::default()).expect("defaults are a table");
-        let firefly = defaults["outputs"]["firefly"].as_table_mut().expect("a table");
-        assert_eq!(firefly.remove("collectors"), Some(toml::Value::Array(Vec::new())));
+        let none = Some(toml::Value::Array(Vec::new()));
+        for (section, list) in [("outputs.firefly", "collectors"), ("mark", "strip"), ("", "rules")] {
+            let parts = section.split('.').filter(|part| !part.is_empty());
+            let section = parts.fold(&mut defaults, |t, part| t[part].as_table_mut().expect("a table"));
+            assert_eq!(section.remove(list), none, "{list}");
+        }
         assert_eq!(sample, defaults);
-        let collector =
-            SAMPLE.split("# [[outputs.firefly.collectors]]").nth(1).expect("an example of a collector");
-        let uncommented: String =
-            collector.lines().map(|l| l.trim_start_matches("# ").to_owned() + "\n").collect();
-        let keys: Vec<_> = uncommented.lines().filter_map(|l| l.split_once(" = ")).map(|(k, _)| k).collect();
-        assert_eq!(keys, ["address", "experiments"]);
+    }
+
+    /// The keys of a block that is only a comment in the sample, which is right once the signs are taken away.
+    fn commented(header: &str) -> Vec<String> {
+        let block = SAMPLE.split(&format!("# [[{header}]]\n")).nth(1).expect("an example");
+        let lines = block.lines().take_while(|line| line.starts_with("# "));
+        let text: String = lines.map(|line| format!("{}\n", &line[2..])).collect();
+        let table: toml::Table = toml::from_str(&text).expect("it parses");
+        table.keys().cloned().collect()
+    }
+
+    #[test]
+    fn blocks_without_defaults_are_in_the_sample_with_every_key() {
+        assert_eq!(commented("outputs.firefly.collectors"), ["address", "experiments"]);
+        assert_eq!(commented("mark.strip"), ["direction", "prefix"]);
+        let mut keys: Vec<_> = known_keys("[[rules]]\nnone = 1\n");
+        keys.sort();
+        assert_eq!(commented("rules"), keys);
+    }
+
+    /// The keys that the error for a wrong one lists.
+    fn known_keys(text: &str) -> Vec<String> {
+        let message = error(text);
+        let (_, list) = message.split_once("(here are ").expect("a list");
+        list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     }
 
     #[test]
@@ -299,6 +405,20 @@ mod tests {
             ),
             ("[inputs.pipe]\nmode = \"0999\"", "inputs.pipe.mode = \"0999\" is not a file mode"),
             ("runtime_dir = \"run\"", "runtime_dir = \"run\" is not an absolute path"),
+            (
+                "[mark]\nstrategy = \"lable\"",
+                "mark.strategy = \"lable\" is no strategy: use label, destination",
+            ),
+            ("[mark]\non_stop = \"stay\"", "mark.on_stop = \"stay\" is unknown: use keep or detach"),
+            ("[mark]\nlease = \"59s\"", "mark.lease = \"59s\" is out of range: use 1m to 7days"),
+            ("[mark]\nlease = \"8days\"", "mark.lease = \"8days\" is out of range"),
+            ("[mark]\nlease = \"long\"", "mark.lease = \"long\" is not a time"),
+            ("[mark]\npin = \"bpf\"", "mark.pin = \"bpf\" is not an absolute path"),
+            (
+                "[mark]\nencapsulated = \"both\"",
+                "mark.encapsulated = \"both\" is unknown: use outer or inner",
+            ),
+            ("[mark]\nhook = \"xdp\"", "mark.hook = \"xdp\" is not a hook: use auto, tcx or clsact"),
         ] {
             let message = error(text);
             assert!(message.contains(expected), "{message}");
@@ -336,6 +456,74 @@ mod tests {
         ] {
             let text = format!("[[outputs.firefly.collectors]]\naddress = \"{address}\"");
             assert_eq!(parse(&text, "t").is_ok(), good, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_a_mark_section_means() {
+        let text = "[mark]\nstrategy = \"hop-by-hop+destination\"\nexclude_private = false\non_stop = \"detach\"\n\
+            lease = \"7days\"\npin = \"\"\nencapsulated = \"inner\"\ningress = false\n\
+            [mark.defaults]\n\"eth*\" = \"never\"\neth1 = \"cms/default\"\n\
+            [[mark.strip]]\nprefix = \"2001:db8::/32\"\ndirection = \"ingress\"\n[[mark.strip]]\nprefix = \"fc00::/7\"\n";
+        let config = parse(text, "t").expect("right");
+        let mark = config.mark.expect("on");
+        assert_eq!(mark.strategy, Strategy::HOP_BY_HOP | Strategy::DESTINATION);
+        assert_eq!((mark.exclude_private, mark.inner, mark.ingress), (false, true, false));
+        assert_eq!((mark.on_stop, mark.lease.as_secs(), config.pin), (OnStop::Detach, 7 * 86400, None));
+        let defaults: Vec<_> = mark.defaults.iter().map(|rule| (&*rule.name, &rule.action)).collect();
+        let cms = Action::Tags(vec![Tag::new(3, 1).expect("a tag")]);
+        assert_eq!(defaults, [("default:eth1", &cms), ("default:eth*", &Action::Never)], "names go first");
+        let strip: Vec<_> = mark.strip.iter().map(|s| (s.prefix.to_string(), s.egress, s.ingress)).collect();
+        assert_eq!(strip, [("2001:db8::/32".to_owned(), false, true), ("fc00::/7".to_owned(), true, true)]);
+        assert_eq!(parse("", "t").expect("right").pin, Some("/sys/fs/bpf/flowtag".into()));
+    }
+
+    #[test]
+    fn defaults_and_strips_that_cannot_be_are_named() {
+        for (text, expected) in [
+            (
+                "defaults]\neth0 = \"cms\"",
+                "mark.defaults.eth0 = \"cms\" cannot be used: \"cms\" is not a tag",
+            ),
+            ("defaults]\n\"eth 0\" = \"3/14\"", "mark.defaults.eth 0 = \"3/14\" is not an interface"),
+            ("[mark.strip]]\nprefix = \"2001:db8::1/32\"", "mark.strip.prefix = \"2001:db8::1/32\" has bits"),
+            (
+                "[mark.strip]]\nprefix = \"::/0\"\ndirection = \"in\"",
+                "mark.strip.direction = \"in\" is not a direction: use both, egress or ingress",
+            ),
+            ("[mark.strip]]\ndirection = \"both\"", "missing field `prefix`"),
+        ] {
+            let text = if text.starts_with('[') { format!("[{text}") } else { format!("[mark.{text}") };
+            let message = error(&text);
+            assert!(message.contains(expected), "{message}");
+        }
+        let many: String = (0..17).map(|n| format!("eth{n} = \"3/1\"\n")).collect();
+        assert!(error(&format!("[mark.defaults]\n{many}")).contains("use at most 16"));
+    }
+
+    #[test]
+    fn rules_are_read_in_order_and_wrong_ones_named() {
+        let rules =
+            "[[rules]]\ntag = \"3/14\"\n[[rules]]\nname = \"ssh\"\nremote_port = 22\ntag = \"never\"\n";
+        let names = |text: &str| -> Vec<String> {
+            parse(text, "t").expect("right").rules.iter().map(|rule| rule.name.to_string()).collect()
+        };
+        assert_eq!(names(rules), ["rule-1", "ssh"]);
+        for (rule, expected) in [
+            ("tga = \"3/14\"", "line 2: key `tga` does not exist: did you mean `tag`?"),
+            ("remote = 5", "line 2: invalid type: integer `5`, expected a string"),
+            (
+                "name = \"a\"\nlocal_port = 0\ntag = \"3/14\"",
+                "t.toml: rule \"a\": local_port = 0 is not a port",
+            ),
+            ("local_port = 1", "t.toml: rule \"rule-1\": tag is missing"),
+            (
+                "name = \"a\"\ntag = \"3/14\"\n[[rules]]\nname = \"a\"\ntag = \"3/15\"",
+                "rules.name = \"a\" is there twice: give each rule a name of its own",
+            ),
+        ] {
+            let message = parse(&format!("[[rules]]\n{rule}\n"), "t.toml").expect_err(rule).to_string();
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::{Change, Effect, Engine, Event, FlowKey, Outcome, Reaction};
-use flowtag_kernel::mark::{Key, Marker};
+use flowtag_kernel::mark::{self, Key, Marker};
+use flowtag_kernel::path_mtu::PathMtu;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::outputs::firefly;
+use crate::supervisor::rules::Rules;
 use crate::supervisor::throttle::Throttle;
 
 /// Requests that may wait, each with the events of one read or one API call. A full queue holds the sender back: inputs
@@ -27,9 +29,12 @@ pub(crate) struct State {
     pub(crate) engine: Engine,
     /// None: marking is switched off.
     pub(crate) marker: Option<Marker>,
+    pub(crate) rules: Rules,
+    /// None: the process may not make room in paths that are too narrow for options headers.
+    pub(crate) path_mtu: Option<PathMtu>,
     fireflies: Option<firefly::Queue>,
     changes: broadcast::Sender<Arc<Change>>,
-    throttle: Throttle,
+    pub(crate) throttle: Throttle,
 }
 
 type Question = Box<dyn FnOnce(&mut State) + Send>;
@@ -61,8 +66,15 @@ impl Core {
     ) -> (Self, tokio::task::JoinHandle<State>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
         let changes = broadcast::Sender::new(WATCHERS);
-        let state =
-            State { engine, marker, fireflies, changes: changes.clone(), throttle: Throttle::default() };
+        let state = State {
+            engine,
+            marker,
+            rules: Rules::default(),
+            path_mtu: None,
+            fireflies,
+            changes: changes.clone(),
+            throttle: Throttle::default(),
+        };
         let task = tokio::spawn(run(state, receiver, stop));
         (Self { requests, changes }, task)
     }
@@ -72,11 +84,6 @@ impl Core {
         let (reply, answer) = oneshot::channel();
         self.requests.send(Request::Events(events, reply)).await.map_err(|_| Stopping)?;
         answer.await.map_err(|_| Stopping)
-    }
-
-    /// Like [`Self::events`], for one.
-    pub(crate) async fn event(&self, event: Event) -> Result<Outcome, Stopping> {
-        self.events(vec![event]).await?.pop().ok_or(Stopping)
     }
 
     /// Runs `question` on the state, between two events. It must be short: everything waits.
@@ -144,8 +151,10 @@ impl State {
     /// What the kernel has to say to the effect, if anything.
     fn carry_out(&mut self, now: Timestamp, effect: Effect) -> Option<Event> {
         match effect {
-            Effect::Mark { key, label } => {
-                let error = self.marker.as_mut()?.set(&kernel_key(&key), label).err()?;
+            Effect::Mark { key, mark, start } => {
+                let mark = mark::Mark { label: mark.label, strategy: mark.strategy };
+                let start = u64::try_from(start.as_microsecond()).unwrap_or_default();
+                let error = self.marker.as_mut()?.set(&kernel_key(&key), mark, start).err()?;
                 self.throttle.warn("a flow is not marked", &error);
                 Some(Event::MarkFailed { key })
             }
@@ -161,12 +170,12 @@ impl State {
             }
             Effect::Report(report) => {
                 if let Some(queue) = &mut self.fireflies {
-                    queue.push(report);
+                    queue.push(*report);
                 }
                 None
             }
             Effect::Changed(change) => {
-                let _ = self.changes.send(Arc::new(change)); // nobody may be watching
+                let _ = self.changes.send(change); // nobody may be watching
                 None
             }
         }
@@ -191,6 +200,6 @@ impl State {
     }
 }
 
-fn kernel_key(key: &FlowKey) -> Key {
+pub(crate) fn kernel_key(key: &FlowKey) -> Key {
     Key { protocol: key.protocol, local: key.local, remote: key.remote }
 }

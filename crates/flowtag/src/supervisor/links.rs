@@ -169,7 +169,7 @@ impl Rules {
             tracing::info!(interface = gone.name, "no longer marking on interface");
             marker.detach(gone.index).with_context(|| format!("letting go of {}", gone.name))?;
         }
-        wanted.iter().for_each(|interface| marker.rename(interface));
+        wanted.iter().try_for_each(|interface| marker.refresh(interface))?;
         self.refused.retain(|index, _| wanted.iter().any(|w| w.index == *index));
         for new in wanted.iter().filter(|w| !attached.iter().any(|a| a.index == w.index)) {
             let _ = self.attach(marker, new); // said once, and tried again at the next change

@@ -6,11 +6,14 @@
 //! half a second, programs are detached, our files removed.
 
 pub(crate) mod core;
+mod kernel;
 mod links;
 mod privileges;
+mod rules;
 mod runtime_dir;
 pub(crate) mod throttle;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +21,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use flowtag_engine::{Engine, Event, Guard, Registry, Settings};
 use flowtag_kernel::mark::{self, Marker};
+use flowtag_kernel::path_mtu::PathMtu;
+use flowtag_kernel::sockets::{self, Socket};
 use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -38,6 +43,10 @@ const DRAIN: Duration = Duration::from_millis(500);
 struct Prepared {
     config: Config,
     marker: Option<Marker>,
+    /// Sockets that were open at start and whose they are; none: they could not be listed.
+    open: Option<Vec<Socket>>,
+    processes: HashMap<u32, String>,
+    path_mtu: Option<PathMtu>,
     links: Links,
     control: Option<control::Input>,
     pipe: Option<pipe::Input>,
@@ -64,11 +73,18 @@ fn prepare(config: Config) -> Result<Prepared> {
     let lock = runtime_dir::Lock::take(&config.runtime_dir)?;
     let entropy_key = lock.entropy_key()?;
     let mut links = Links::new(config.mark.clone()).context("cannot follow the host's interfaces")?;
-    let marker = config.mark.as_ref().map(|mark| prepare_marking(&config, mark, &mut links)).transpose()?;
+    let mark = config.mark.as_ref();
+    let marker = mark.map(|mark| prepare_marking(&config, mark, entropy_key, &mut links)).transpose()?;
     let control = config.control.as_ref().map(control::Input::prepare).transpose();
     let pipe = config.pipe.as_ref().map(pipe::Input::prepare).transpose();
+    let open = sockets::open_sockets();
     Ok(Prepared {
         marker,
+        open: open
+            .inspect_err(|e| tracing::warn!(error = throttle::chain(e), "open sockets are not picked up"))
+            .ok(),
+        processes: sockets::owners(),
+        path_mtu: PathMtu::open().ok(),
         links,
         control: control.context("cannot open the control socket (inputs.control)")?,
         pipe: pipe.context("cannot open the named pipe (inputs.pipe)")?,
@@ -78,13 +94,24 @@ fn prepare(config: Config) -> Result<Prepared> {
     })
 }
 
-fn prepare_marking(config: &Config, mark: &config::Mark, links: &mut Links) -> Result<Marker> {
+fn prepare_marking(
+    config: &Config,
+    mark: &config::Mark,
+    entropy_key: [u8; 16],
+    links: &mut Links,
+) -> Result<Marker> {
     let settings = mark::Settings {
         max_flows: config.max_flows,
         tc_priority: mark.tc_priority,
         state_dir: Some(config.runtime_dir.clone()),
+        pin: config.pin.clone(),
+        entropy_key,
+        lease: mark.lease,
+        inner: mark.inner,
+        ingress: mark.ingress,
     };
     let mut marker = Marker::load(&settings).context("cannot mark (mark.enabled)")?;
+    marker.set_registered(rules::registered(&config.registry).into_iter())?;
     let wanted = links.require().context("cannot mark on what mark.interfaces names")?;
     links.attach_required(&mut marker, &wanted)?;
     for name in marker.remove_leftovers().context("cannot remove what a killed flowtag left")? {
@@ -93,8 +120,39 @@ fn prepare_marking(config: &Config, mark: &config::Mark, links: &mut Links) -> R
     Ok(marker)
 }
 
+/// Tells the core what there was before it, in the order in which it matters.
+async fn begin(core: &Core, prepared: Beginning) -> Result<()> {
+    let Beginning { rules, open, processes, path_mtu } = prepared;
+    let begin = core.ask(move |state| {
+        state.rules = rules;
+        state.path_mtu = path_mtu;
+        let addresses = flowtag_kernel::link::addresses().unwrap_or_default();
+        state.set_addresses(addresses.iter().map(|a| a.addr).collect());
+        state.adopt(open.as_deref());
+        state.set_marking();
+        state.put_rules();
+        state.judge(&open.unwrap_or_default(), &processes);
+        state.marker.as_ref().map(Marker::events).transpose()
+    });
+    let events = begin.await.context("the core task failed")?.context("cannot hear what the kernel sees")?;
+    if let Some(events) = events {
+        kernel::follow(core.clone(), events);
+    }
+    tokio::spawn(rules::follow_cgroups(core.clone()));
+    Ok(())
+}
+
+/// What the core task is told once, when it starts.
+struct Beginning {
+    rules: rules::Rules,
+    open: Option<Vec<Socket>>,
+    processes: HashMap<u32, String>,
+    path_mtu: Option<PathMtu>,
+}
+
 async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Result<()> {
-    let Prepared { config, marker, links, control, pipe, entropy_key, _lock } = prepared;
+    let Prepared { config, marker, links, control, pipe, entropy_key, open, processes, path_mtu, _lock } =
+        prepared;
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut engine_config = flowtag_engine::Config::new(entropy_key);
     engine_config.settings = engine_settings(&config);
@@ -105,6 +163,11 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
     let (queue, fireflies) = fireflies.map_or((None, None), |(queue, f)| (Some(queue), Some(f)));
     let (stop_core, stopped) = oneshot::channel();
     let (core, core_task) = Core::start(Engine::new(engine_config), marker, queue, stopped);
+    let rules = rules::Rules::load(&config, entropy_key);
+    begin(&core, Beginning { rules, open, processes, path_mtu }).await?;
+    if let Some(mark) = &config.mark {
+        tokio::spawn(kernel::renew_lease(core.clone(), mark.lease));
+    }
     let links = links.follow(core.clone());
 
     let mut inputs = JoinSet::new();
@@ -132,10 +195,11 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     inputs.shutdown().await;
+    let keep = reloader.config.mark.as_ref().is_some_and(|mark| mark.on_stop == config::OnStop::Keep);
     drop(reloader);
     let _ = stop_core.send(());
     let state = core_task.await.context("the core task failed")?;
-    finish(state, outputs, counters.as_deref()).await
+    finish(state, outputs, counters.as_deref(), keep).await
 }
 
 /// Sends what waits, detaches, and says what was done in all.
@@ -143,6 +207,7 @@ async fn finish(
     state: core::State,
     mut outputs: JoinSet<()>,
     fireflies: Option<&firefly::Counters>,
+    keep: bool,
 ) -> Result<()> {
     let (engine, marker) = state.into_parts();
     if tokio::time::timeout(DRAIN, async { while outputs.join_next().await.is_some() {} }).await.is_err() {
@@ -151,7 +216,7 @@ async fn finish(
     let counters = engine.counters();
     tracing::info!(
         started = counters.started,
-        ended = counters.ended + counters.ended_idle,
+        ended = counters.ended + counters.ended_idle + counters.ended_closed,
         rejected = counters.rejected_full + counters.rejected_own,
         still_open = engine.len(),
         "flows in all"
@@ -169,6 +234,11 @@ async fn finish(
         let unmarked = total(|(v, _)| *v != mark::Verdict::Marked);
         tracing::info!(interface = interface.interface.name, marked, unmarked, "packets in all");
     }
+    if keep && marker.is_pinned() {
+        tracing::info!("marking goes on until the lease ends: `flowtag detach` ends it now");
+        marker.leave();
+        return Ok(());
+    }
     marker.detach_all().context("cannot detach from all interfaces")
 }
 
@@ -179,7 +249,12 @@ fn engine_settings(config: &Config) -> Settings {
         // A collector given by name is guarded by its port: its address may change at any time.
         guard.ports.extend(firefly.collectors.iter().map(|c| c.port));
     }
-    Settings { max_flows: config.max_flows as usize, idle_limit: config.idle_limit, guard }
+    Settings {
+        max_flows: config.max_flows as usize,
+        idle_limit: config.idle_limit,
+        strategy: config.mark.as_ref().map(|mark| mark.strategy).unwrap_or_default(),
+        guard,
+    }
 }
 
 /// The handles by which a running firefly output is changed and looked at.
@@ -279,7 +354,16 @@ impl Reloader<'_> {
         if let Some(mark) = &new.mark {
             self.links.configure(mark.interfaces.clone());
         }
-        if self.core.event(Event::Configure(engine_settings(&new))).await.is_ok() {
+        let (changed, settings) = (new.clone(), engine_settings(&new));
+        let tags = rules::registered(&new.registry);
+        let applied = self.core.ask(move |state| {
+            state.handle(Event::Configure(settings));
+            state.configure_rules(&changed);
+            state.marker.as_ref().map_or(Ok(()), |marker| marker.set_registered(tags.into_iter()))
+        });
+        if let Ok(Err(error)) = &applied.await {
+            tracing::warn!(error = throttle::chain(error), "tags that arrive are not told apart");
+        } else {
             tracing::info!("the new configuration is in force");
         }
         self.config = new;
@@ -289,7 +373,14 @@ impl Reloader<'_> {
 /// What will be in force: `new`, with what runs on until a restart as it is.
 fn changeable(old: &Config, new: Config) -> Config {
     let mark = match (&old.mark, new.mark) {
-        (Some(old), Some(new)) => Some(config::Mark { interfaces: new.interfaces, ..old.clone() }),
+        (Some(old), Some(new)) => Some(config::Mark {
+            hook: old.hook,
+            tc_priority: old.tc_priority,
+            lease: old.lease,
+            inner: old.inner,
+            ingress: old.ingress,
+            ..new
+        }),
         (old, _) => old.clone(),
     };
     let firefly = match (&old.firefly, new.firefly) {
@@ -302,6 +393,7 @@ fn changeable(old: &Config, new: Config) -> Config {
         firefly,
         control,
         pipe,
+        pin: old.pin.clone(),
         max_flows: old.max_flows,
         runtime_dir: old.runtime_dir.clone(),
         ..new
@@ -311,10 +403,13 @@ fn changeable(old: &Config, new: Config) -> Config {
 /// Keys that differ and cannot be changed while running.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let hook = |c: &Config| c.mark.as_ref().map(|m| (m.hook, m.tc_priority));
+    let loaded = |c: &Config| c.mark.as_ref().map(|m| (m.lease, m.inner, m.ingress));
     let queue = |c: &Config| c.firefly.as_ref().map(|f| f.queue);
     let changed = [
         ("runtime_dir", old.runtime_dir != new.runtime_dir),
         ("mark.enabled, mark.hook or mark.tc_priority", hook(old) != hook(new)),
+        ("mark.lease, mark.encapsulated or mark.ingress", loaded(old) != loaded(new)),
+        ("mark.pin", old.pin != new.pin),
         ("flows.max", old.max_flows != new.max_flows),
         ("inputs.control", old.control != new.control),
         ("inputs.pipe", old.pipe != new.pipe),

@@ -23,8 +23,72 @@ pub fn binary() -> OsString {
 /// A running daemon. Dropping it kills the process and removes its directory.
 pub struct Daemon {
     process: Process,
-    dir: TempDir,
+    dir: Dir,
     socket: PathBuf,
+}
+
+/// The directory of a daemon, and where its maps and links are kept. Both are removed when it is dropped.
+pub struct Dir {
+    temp: TempDir,
+    pin: PathBuf,
+}
+
+const BPFFS: &str = "/sys/fs/bpf";
+const PIN_PREFIX: &str = "flowtag-test-";
+
+impl Dir {
+    /// A fresh one.
+    #[track_caller]
+    pub fn new() -> Self {
+        let temp = TempDir::new().expect("a temporary directory");
+        let name = temp.path().file_name().expect("it has a name").to_string_lossy().replace('.', "");
+        let pin = Path::new(BPFFS).join(format!("{PIN_PREFIX}{}-{name}", std::process::id()));
+        prepare_bpffs();
+        Self { temp, pin }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.temp.path()
+    }
+
+    /// Where the daemon keeps its maps and links.
+    pub fn pin(&self) -> &Path {
+        &self.pin
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        remove_pins(&self.pin);
+    }
+}
+
+/// A bpffs, mounted where the daemon would mount it: on a host of a testbed it has a mount namespace of its own, and what
+/// it mounts there ends with it. And nothing in it that a killed test left.
+fn prepare_bpffs() {
+    if !flowtag_testbed::root() {
+        return;
+    }
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    if !mounts.lines().any(|line| line.split(' ').nth(1) == Some(BPFFS)) {
+        let flags = nix::mount::MsFlags::empty();
+        // Two tests may try at once.
+        let _ = nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), flags, None::<&str>);
+    }
+    for entry in fs::read_dir(BPFFS).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let pid = name.strip_prefix(PIN_PREFIX).and_then(|rest| rest.split('-').next());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            remove_pins(&entry.path());
+        }
+    }
+}
+
+fn remove_pins(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let _ = fs::remove_file(entry.path()).or_else(|_| fs::remove_dir(entry.path()));
+    }
+    let _ = fs::remove_dir(dir);
 }
 
 /// How a daemon stopped.
@@ -50,13 +114,13 @@ impl Daemon {
     /// a testbed.
     #[track_caller]
     pub fn start_with(toml: &str, command: impl FnOnce(&[OsString]) -> Command) -> Self {
-        Self::restart_with(TempDir::new().expect("a temporary directory"), toml, command)
+        Self::restart_with(Dir::new(), toml, command)
     }
 
     /// Like [`Self::start_with`], in the directory of a daemon that was killed.
     #[track_caller]
-    pub fn restart_with(dir: TempDir, toml: &str, command: impl FnOnce(&[OsString]) -> Command) -> Self {
-        let socket = write_config(dir.path(), toml);
+    pub fn restart_with(dir: Dir, toml: &str, command: impl FnOnce(&[OsString]) -> Command) -> Self {
+        let socket = write_config(&dir, toml);
         let args = [binary(), "run".into(), "--config".into(), config_path(dir.path()).into()];
         let mut command = command(&args);
         command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
@@ -113,7 +177,7 @@ impl Daemon {
     /// Writes another configuration and has it read.
     #[track_caller]
     pub fn reload(&self, toml: &str) {
-        write_config(self.dir.path(), toml);
+        write_config(&self.dir, toml);
         self.signal(Signal::SIGHUP);
     }
 
@@ -127,7 +191,7 @@ impl Daemon {
 
     /// Ends it by SIGKILL and gives its directory with what it left there.
     #[track_caller]
-    pub fn kill(self) -> TempDir {
+    pub fn kill(self) -> Dir {
         self.process.stop(Signal::SIGKILL).expect("it is killed");
         self.dir
     }
@@ -157,8 +221,8 @@ fn config_path(dir: &Path) -> PathBuf {
 
 /// Writes the configuration with all paths inside `dir` and says where the socket is.
 #[track_caller]
-fn write_config(dir: &Path, toml: &str) -> PathBuf {
-    let here = dir.to_str().expect("a readable path");
+fn write_config(dir: &Dir, toml: &str) -> PathBuf {
+    let here = dir.path().to_str().expect("a readable path");
     let mut config: toml::Table =
         toml.replace("{dir}", here).parse().expect("the test's configuration is TOML");
     let mut default = |section: &[&str], key: &str, file: &str| {
@@ -166,12 +230,19 @@ fn write_config(dir: &Path, toml: &str) -> PathBuf {
             let table = table.entry(*name).or_insert_with(|| toml::Table::new().into());
             table.as_table_mut().expect("a section")
         });
-        table.entry(key).or_insert_with(|| format!("{here}/{file}").into()).as_str().expect("a path").into()
+        let path = Path::new(here).join(file);
+        table
+            .entry(key)
+            .or_insert_with(|| path.to_str().expect("readable").into())
+            .as_str()
+            .expect("a path")
+            .into()
     };
+    let _: PathBuf = default(&["mark"], "pin", dir.pin().to_str().expect("a readable path"));
     let _: PathBuf = default(&[], "runtime_dir", "run");
     let _: PathBuf = default(&["inputs", "pipe"], "path", "pipe");
     let socket = default(&["inputs", "control"], "path", "control.sock");
-    fs::write(config_path(dir), config.to_string()).expect("the configuration is written");
+    fs::write(config_path(dir.path()), config.to_string()).expect("the configuration is written");
     socket
 }
 

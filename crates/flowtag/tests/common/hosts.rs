@@ -6,8 +6,10 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::process::Command;
 use std::time::Duration;
 
-use flowtag_testbed::{Captured, Host, Link, Testbed};
-use flowtag_wire::{FlowLabel, LinkType, Packet, Tag};
+use flowtag_testbed::{Captured, Frame, Host, Link, Testbed, TunLink, WAIT};
+use flowtag_wire::option::Place;
+use flowtag_wire::packet::{OptionTag, TcpFlags};
+use flowtag_wire::{FlowLabel, Found, LinkType, Packet, Strategy, Tag};
 
 use super::daemon::Daemon;
 
@@ -137,7 +139,7 @@ fn look(packet: &Packet<'_>) -> Option<Seen> {
         hop_limit: packet.hop_limit,
         payload: packet.payload_len.unwrap_or(packet.payload.len()),
         checksum_ok: packet.checksum_ok(),
-        syn: packet.tcp.is_some_and(|t| t.flags.contains(flowtag_wire::packet::TcpFlags::SYN)),
+        syn: packet.tcp.is_some_and(|t| t.flags.contains(TcpFlags::SYN)),
         seq: packet.tcp.map(|t| t.seq),
     })
 }
@@ -162,4 +164,174 @@ pub fn tag(experiment: u64, activity: u64) -> Tag {
 /// Without scope, as the daemon prints it.
 pub fn plain(addr: Ipv6Addr, port: u16) -> String {
     SocketAddrV6::new(addr, port, 0, 0).to_string()
+}
+
+/// Runs a program on a host; for a daemon on another host than a.
+pub fn on(host: &Host) -> impl FnOnce(&[OsString]) -> Command {
+    |args| {
+        let mut command = host.command(&args[0]);
+        command.args(&args[1..]);
+        command
+    }
+}
+
+/// From an address of one host to an address of another, whatever is between them.
+#[derive(Clone)]
+pub struct Path {
+    pub from: Host,
+    pub src: Ipv6Addr,
+    pub to: Host,
+    pub dst: Ipv6Addr,
+}
+
+impl Path {
+    pub fn new(from: &Host, src: Ipv6Addr, to: &Host, dst: Ipv6Addr) -> Self {
+        Self { from: from.clone(), src, to: to.clone(), dst }
+    }
+
+    /// From the link's first end to its second.
+    pub fn over(link: &Link) -> Self {
+        Self::new(&link.a.host, link.a.ipv6, &link.b.host, link.b.ipv6)
+    }
+
+    pub fn over_tun(from: &Host, to: &Host, link: &TunLink) -> Self {
+        Self::new(from, link.ipv6[0], to, link.ipv6[1])
+    }
+
+    pub fn src(&self, port: u16) -> SocketAddr {
+        (self.src, port).into()
+    }
+
+    pub fn dst(&self, port: u16) -> SocketAddr {
+        (self.dst, port).into()
+    }
+
+    /// A TCP connection: client and server end.
+    pub fn connect(&self, port: u16, to: u16) -> (TcpStream, TcpStream) {
+        let (src, dst) = (self.src(port), self.dst(to));
+        let listener = self.to.run(|| TcpListener::bind(dst)).expect("the far host").expect("listen");
+        let client = self.from.run(|| connect_from(src, dst)).expect("the near host");
+        let (server, _) = listener.accept().expect("accept");
+        server.set_read_timeout(Some(WAIT)).expect("a timeout");
+        (client, server)
+    }
+
+    /// Two UDP sockets: the first sends to the second.
+    pub fn udp(&self, port: u16, to: u16) -> (UdpSocket, UdpSocket) {
+        let (src, dst) = (self.src(port), self.dst(to));
+        let receiver = self.to.run(|| UdpSocket::bind(dst)).expect("the far host").expect("bind");
+        receiver.set_read_timeout(Some(WAIT)).expect("a timeout");
+        let sender = self.from.run(|| UdpSocket::bind(src)).expect("the near host").expect("bind");
+        sender.connect(dst).expect("a route");
+        (sender, receiver)
+    }
+}
+
+/// A captured IPv6 packet with the frame that it came in.
+#[derive(Clone)]
+pub struct OnWire<'a> {
+    pub frame: &'a [u8],
+    pub packet: Packet<'a>,
+}
+
+impl<'a> std::ops::Deref for OnWire<'a> {
+    type Target = Packet<'a>;
+
+    fn deref(&self) -> &Packet<'a> {
+        &self.packet
+    }
+}
+
+impl OnWire<'_> {
+    /// Whether it is TCP with all of these flags.
+    pub fn has(&self, flags: TcpFlags) -> bool {
+        self.tcp.is_some_and(|tcp| tcp.flags.contains(flags))
+    }
+
+    /// Bytes that the application sent, also of what segmentation offload has not cut yet.
+    pub fn sent(&self) -> usize {
+        self.payload_len.unwrap_or(self.payload.len())
+    }
+
+    /// What is wrong with the mark on it, if anything: exactly the places of the strategy have this tag, and no other
+    /// has any.
+    pub fn fault(&self, tag: Tag, strategy: Strategy) -> Option<String> {
+        let places = [(Strategy::HOP_BY_HOP, Place::HopByHop), (Strategy::DESTINATION, Place::Destination)];
+        let places = places.into_iter().filter(|(part, _)| strategy.contains(*part));
+        let wanted: Vec<_> = places.map(|(_, place)| OptionTag { place, found: Found::Tag(tag) }).collect();
+        let label = self.flow_label.and_then(FlowLabel::tag);
+        if let Some(error) = &self.stopped {
+            return Some(format!("it cannot be read: {error}"));
+        }
+        if self.option_tags != wanted {
+            return Some(format!("options {:?} where there should be {wanted:?}", self.option_tags));
+        }
+        (strategy.contains(Strategy::LABEL) && label != Some(tag))
+            .then(|| format!("the label says {label:?}"))
+    }
+
+    /// As a failing test tells it.
+    pub fn story(&self) -> String {
+        let tcp = self.tcp.map(|t| format!(" {} seq {}", t.flags, t.seq)).unwrap_or_default();
+        let fragment = self.fragment.map(|f| format!(" {f:?}")).unwrap_or_default();
+        let (ports, protocol) = (self.ports.map(|p| (p.src, p.dst)), self.protocol);
+        let head = &self.frame[..self.frame.len().min(94)];
+        format!(
+            "{} bytes, protocol {protocol} {ports:?}{tcp}{fragment}, payload {}: {head:02x?}",
+            self.frame.len(),
+            self.sent()
+        )
+    }
+}
+
+/// The IPv6 packets among the frames of a capture.
+pub fn on_wire(frames: &[Frame], link: LinkType) -> Vec<OnWire<'_>> {
+    let packets = frames.iter().filter_map(|frame| {
+        let packet = Packet::parse(link, &frame.data).ok()?;
+        Some(OnWire { frame: &frame.data, packet })
+    });
+    packets.filter(|p| p.src.is_ipv6()).collect()
+}
+
+/// The packets of one direction of a flow, the later fragments among them, which have no ports.
+pub fn of_flow<'a>(all: &[OnWire<'a>], src: SocketAddr, dst: SocketAddr) -> Vec<OnWire<'a>> {
+    let addresses = |p: &OnWire<'_>| (p.src, p.dst) == (src.ip(), dst.ip());
+    let ports = |p: &OnWire<'_>| p.ports.is_some_and(|p| (p.src, p.dst) == (src.port(), dst.port()));
+    let ours = |p: &OnWire<'_>| addresses(p) && ports(p);
+    let ids: Vec<u32> = all.iter().filter(|p| ours(p)).filter_map(|p| p.fragment.map(|f| f.id)).collect();
+    let later = |p: &OnWire<'_>| addresses(p) && p.fragment.is_some_and(|f| ids.contains(&f.id));
+    all.iter().filter(|p| ours(p) || later(p)).cloned().collect()
+}
+
+/// Labels of these packets, each once.
+pub fn labels(packets: &[OnWire<'_>]) -> Vec<FlowLabel> {
+    packets
+        .iter()
+        .filter_map(|p| p.flow_label)
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect()
+}
+
+/// A counter of the host's protocols: `TcpRetransSegs`, `Ip6OutDiscards`, as `nstat` calls them.
+pub fn counter(host: &Host, name: &str) -> u64 {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/thread-self/net/{file}"));
+    let (v4, v6) = host.run(|| (read("snmp"), read("snmp6"))).expect("the host");
+    let (v4, v6) = (v4.expect("counters"), v6.expect("counters"));
+    let mut lines = v4.lines();
+    let tables = std::iter::from_fn(|| Some((lines.next()?, lines.next()?)));
+    let in_tables = tables.flat_map(|(names, values)| {
+        let group = names.split(':').next().unwrap_or_default();
+        let names = names.split_whitespace().skip(1).map(move |n| format!("{group}{n}"));
+        names.zip(values.split_whitespace().skip(1).map(str::to_owned))
+    });
+    let listed = v6.lines().filter_map(|l| l.split_once(char::is_whitespace));
+    let mut all = in_tables.chain(listed.map(|(n, v)| (n.to_owned(), v.trim().to_owned())));
+    let (_, value) = all.find(|(n, _)| n == name).unwrap_or_else(|| panic!("no counter {name}"));
+    value.parse().expect("a number")
+}
+
+/// Lets go of the kernel's own flow labels: what nobody marked has label 0.
+pub fn without_kernel_labels(host: &Host) {
+    host.set_sysctl("net/ipv6/auto_flowlabels", "0").expect("flow labels of the kernel");
 }

@@ -4,9 +4,45 @@
 
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;
+pub type __s32 = ::core::ffi::c_int;
 pub type __u32 = ::core::ffi::c_uint;
 pub type __u64 = ::core::ffi::c_ulonglong;
 pub type __be16 = __u16;
+pub mod mark_layout {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " Raised with every change of this file that a running program of an earlier flowtag would not understand: pinned maps\n of another layout are not adopted."]
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_LAYOUT: Type = 1;
+}
+#[doc = " What the programs are told before they are loaded."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_constants {
+    #[doc = " number of slots less one"]
+    pub slot_mask: __u32,
+    pub pad: __u32,
+    #[doc = " from which the entropy bits are made; the engine has the same"]
+    pub entropy_key: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_constants"][::core::mem::size_of::<mark_constants>() - 24usize];
+    ["Alignment of mark_constants"][::core::mem::align_of::<mark_constants>() - 8usize];
+    ["Offset of field: mark_constants::slot_mask"]
+        [::core::mem::offset_of!(mark_constants, slot_mask) - 0usize];
+    ["Offset of field: mark_constants::pad"][::core::mem::offset_of!(mark_constants, pad) - 4usize];
+    ["Offset of field: mark_constants::entropy_key"]
+        [::core::mem::offset_of!(mark_constants, entropy_key) - 8usize];
+};
 #[doc = " A flow as the packets that leave this host carry it. Every byte is significant to the hash: pad is zero."]
 #[repr(C)]
 #[derive(
@@ -19,15 +55,15 @@ pub type __be16 = __u16;
     zerocopy :: KnownLayout,
 )]
 pub struct mark_key {
-    #[doc = " source address of the packet, network order"]
+    #[doc = " source address of the packet, network order; IPv4 as ::ffff:a.b.c.d"]
     pub local_addr: [__u8; 16usize],
-    #[doc = " destination address of the packet, network order"]
+    #[doc = " destination address of the packet, likewise"]
     pub remote_addr: [__u8; 16usize],
-    #[doc = " source port, network order"]
+    #[doc = " source port, network order; 0 where the protocol has none"]
     pub local_port: __be16,
-    #[doc = " destination port, network order"]
+    #[doc = " destination port, likewise"]
     pub remote_port: __be16,
-    #[doc = " IPPROTO_TCP or IPPROTO_UDP"]
+    #[doc = " IPPROTO_*"]
     pub protocol: __u8,
     pub pad: [__u8; 3usize],
 }
@@ -42,6 +78,18 @@ const _: () = {
     ["Offset of field: mark_key::protocol"][::core::mem::offset_of!(mark_key, protocol) - 36usize];
     ["Offset of field: mark_key::pad"][::core::mem::offset_of!(mark_key, pad) - 37usize];
 };
+pub mod mark_word {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " What to write into packets: one word, so that it is read and changed at once. Bits 0 to 19: flow label, host order.\n Bits 20 to 22: where (flowtag_wire::Strategy). Bits 24 to 31: index into flowtag_tags, which counts it."]
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_WORD_LABEL: Type = 1048575;
+    pub const MARK_WORD_STRATEGY_SHIFT: Type = 20;
+    pub const MARK_WORD_IN_LABEL: Type = 1048576;
+    pub const MARK_WORD_IN_DESTINATION: Type = 2097152;
+    pub const MARK_WORD_IN_HOP_BY_HOP: Type = 4194304;
+    pub const MARK_WORD_CLASS_SHIFT: Type = 24;
+}
 #[doc = " What to write into the packets of one flow."]
 #[repr(C)]
 #[derive(
@@ -54,17 +102,20 @@ const _: () = {
     zerocopy :: KnownLayout,
 )]
 pub struct mark_value {
-    #[doc = " flow label to write, 20 bits, host order"]
-    pub label: __u32,
+    #[doc = " enum mark_word"]
+    pub word: __u32,
     #[doc = " low half of jiffies64 at a recent packet, written by the kernel, seldom; 0: none yet"]
     pub last_seen: __u32,
+    #[doc = " when the flow began, µs since the epoch; for the next daemon"]
+    pub start: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_value"][::core::mem::size_of::<mark_value>() - 8usize];
-    ["Alignment of mark_value"][::core::mem::align_of::<mark_value>() - 4usize];
-    ["Offset of field: mark_value::label"][::core::mem::offset_of!(mark_value, label) - 0usize];
+    ["Size of mark_value"][::core::mem::size_of::<mark_value>() - 16usize];
+    ["Alignment of mark_value"][::core::mem::align_of::<mark_value>() - 8usize];
+    ["Offset of field: mark_value::word"][::core::mem::offset_of!(mark_value, word) - 0usize];
     ["Offset of field: mark_value::last_seen"][::core::mem::offset_of!(mark_value, last_seen) - 4usize];
+    ["Offset of field: mark_value::start"][::core::mem::offset_of!(mark_value, start) - 8usize];
 };
 #[doc = " All flows whose keys have one hash, and one of them in full: a cache line that answers for most packets."]
 #[repr(C)]
@@ -80,12 +131,12 @@ const _: () = {
 pub struct mark_slot {
     #[doc = " odd while user space writes, changed after"]
     pub sequence: __u32,
-    #[doc = " 1: key and label are those of a flow in the table"]
+    #[doc = " 1: key and word are those of a flow in the table"]
     pub direct: __u16,
     #[doc = " how many flows of the table are in this slot, up to 65535; 0: a look-up would find nothing"]
     pub flows: __u16,
     #[doc = " as in struct mark_value"]
-    pub label: __u32,
+    pub word: __u32,
     #[doc = " as in struct mark_value"]
     pub last_seen: __u32,
     pub key: mark_key,
@@ -98,7 +149,7 @@ const _: () = {
     ["Offset of field: mark_slot::sequence"][::core::mem::offset_of!(mark_slot, sequence) - 0usize];
     ["Offset of field: mark_slot::direct"][::core::mem::offset_of!(mark_slot, direct) - 4usize];
     ["Offset of field: mark_slot::flows"][::core::mem::offset_of!(mark_slot, flows) - 6usize];
-    ["Offset of field: mark_slot::label"][::core::mem::offset_of!(mark_slot, label) - 8usize];
+    ["Offset of field: mark_slot::word"][::core::mem::offset_of!(mark_slot, word) - 8usize];
     ["Offset of field: mark_slot::last_seen"][::core::mem::offset_of!(mark_slot, last_seen) - 12usize];
     ["Offset of field: mark_slot::key"][::core::mem::offset_of!(mark_slot, key) - 16usize];
     ["Offset of field: mark_slot::pad"][::core::mem::offset_of!(mark_slot, pad) - 56usize];
@@ -108,23 +159,35 @@ pub mod mark_verdict {
     use super::*;
     #[doc = " What became of a packet. Each is a row of struct mark_counters."]
     pub type Type = ::core::ffi::c_uint;
-    #[doc = " label written, or found to be right already"]
+    #[doc = " tag written, or found to be there already"]
     pub const MARK_MARKED: Type = 0;
-    #[doc = " IPv6, TCP or UDP, and in no flow that was announced"]
+    #[doc = " IPv6, TCP or UDP, in no flow that was announced and matched by no rule"]
     pub const MARK_NO_FLOW: Type = 1;
     #[doc = " IPv4 has no flow label"]
     pub const MARK_IPV4: Type = 2;
     #[doc = " ARP, LLDP, …"]
     pub const MARK_NOT_IP: Type = 3;
-    #[doc = " IPv6 without ports: ICMPv6, ESP, a tunnel, …"]
+    #[doc = " IPv6 without ports (ICMPv6, ESP, a tunnel, …), matched by no rule"]
     pub const MARK_OTHER_PROTOCOL: Type = 4;
-    #[doc = " not the first fragment: no ports in it"]
+    #[doc = " not the first fragment, and the first was not seen"]
     pub const MARK_FRAGMENT: Type = 5;
     #[doc = " cut short, or more extension headers than MARK_MAX_EXTENSION_HEADERS"]
     pub const MARK_UNREADABLE: Type = 6;
     #[doc = " the kernel could not make the header writable (no memory); passed as it came"]
     pub const MARK_WRITE_FAILED: Type = 7;
-    pub const MARK_VERDICTS: Type = 8;
+    #[doc = " with the options header the packet would exceed the MTU; passed as it came"]
+    pub const MARK_NO_ROOM: Type = 8;
+    #[doc = " an authentication header covers what would change; passed as it came"]
+    pub const MARK_PROTECTED: Type = 9;
+    #[doc = " a rule says that it must not be marked"]
+    pub const MARK_NEVER: Type = 10;
+    #[doc = " label and option cleared at the edge"]
+    pub const MARK_STRIPPED: Type = 11;
+    #[doc = " nobody renewed the lease: the daemon is gone"]
+    pub const MARK_EXPIRED: Type = 12;
+    pub const MARK_VERDICTS: Type = 13;
+    #[doc = " a power of two, so that the verifier knows the bound of an index"]
+    pub const MARK_VERDICT_ROWS: Type = 16;
 }
 pub mod mark_limits {
     #[allow(unused_imports)]
@@ -138,6 +201,14 @@ pub mod mark_limits {
     pub const MARK_MAX_INTERFACES: Type = 255;
     #[doc = " jiffies (64 ms to 640 ms) by which last_seen may lag"]
     pub const MARK_LAST_SEEN_STEP: Type = 64;
+    #[doc = " with counters of their own; index 0 is shared by the rest"]
+    pub const MARK_MAX_TAGS: Type = 256;
+    #[doc = " packets' verdicts remembered per CPU"]
+    pub const MARK_RECENT: Type = 1024;
+    #[doc = " combinations of tag, peer prefix and interface that are counted"]
+    pub const MARK_MAX_ARRIVALS: Type = 16384;
+    #[doc = " jiffies between two MARK_EVENT_NO_ROOM of a CPU"]
+    pub const MARK_TELL_STEP: Type = 16;
 }
 #[repr(C)]
 #[derive(
@@ -174,15 +245,30 @@ const _: () = {
     zerocopy :: KnownLayout,
 )]
 pub struct mark_counters {
-    pub by_verdict: [mark_count; 8usize],
+    pub by_verdict: [mark_count; 16usize],
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_counters"][::core::mem::size_of::<mark_counters>() - 128usize];
+    ["Size of mark_counters"][::core::mem::size_of::<mark_counters>() - 256usize];
     ["Alignment of mark_counters"][::core::mem::align_of::<mark_counters>() - 8usize];
     ["Offset of field: mark_counters::by_verdict"]
         [::core::mem::offset_of!(mark_counters, by_verdict) - 0usize];
 };
+pub mod mark_interface_flags {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    #[doc = " there are rules"]
+    pub const MARK_IF_RULES: Type = 1;
+    #[doc = " there are prefixes to which tags must not leave"]
+    pub const MARK_IF_STRIP_EGRESS: Type = 2;
+    #[doc = " there are prefixes from which tags must not come in"]
+    pub const MARK_IF_STRIP_INGRESS: Type = 4;
+    #[doc = " IPv6 in IPv6: write into the inner header"]
+    pub const MARK_IF_INNER: Type = 8;
+    #[doc = " count the tags that arrive"]
+    pub const MARK_IF_COUNT_INGRESS: Type = 16;
+}
 #[doc = " What the program must know of an interface."]
 #[repr(C)]
 #[derive(
@@ -201,13 +287,455 @@ pub struct mark_interface {
     pub link_header_len: __u8,
     #[doc = " 0: never configured, pass the packet"]
     pub known: __u8,
+    #[doc = " enum mark_interface_flags"]
+    pub flags: __u8,
+    #[doc = " bytes to take off the MSS and off path MTUs that arrive: 0, 8, 16"]
+    pub overhead: __u8,
+    pub pad: __u16,
+    #[doc = " of the interface, bytes of network packet"]
+    pub mtu: __u32,
+    #[doc = " low half of jiffies64 after which nothing is marked any more"]
+    pub lease: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_interface"][::core::mem::size_of::<mark_interface>() - 4usize];
-    ["Alignment of mark_interface"][::core::mem::align_of::<mark_interface>() - 2usize];
+    ["Size of mark_interface"][::core::mem::size_of::<mark_interface>() - 16usize];
+    ["Alignment of mark_interface"][::core::mem::align_of::<mark_interface>() - 4usize];
     ["Offset of field: mark_interface::slot"][::core::mem::offset_of!(mark_interface, slot) - 0usize];
     ["Offset of field: mark_interface::link_header_len"]
         [::core::mem::offset_of!(mark_interface, link_header_len) - 2usize];
     ["Offset of field: mark_interface::known"][::core::mem::offset_of!(mark_interface, known) - 3usize];
+    ["Offset of field: mark_interface::flags"][::core::mem::offset_of!(mark_interface, flags) - 4usize];
+    ["Offset of field: mark_interface::overhead"][::core::mem::offset_of!(mark_interface, overhead) - 5usize];
+    ["Offset of field: mark_interface::pad"][::core::mem::offset_of!(mark_interface, pad) - 6usize];
+    ["Offset of field: mark_interface::mtu"][::core::mem::offset_of!(mark_interface, mtu) - 8usize];
+    ["Offset of field: mark_interface::lease"][::core::mem::offset_of!(mark_interface, lease) - 12usize];
 };
+#[doc = " The verdict on a packet's key, remembered on the CPU that found it."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_recent {
+    pub key: mark_key,
+    #[doc = " of the rules that gave it"]
+    pub generation: __u32,
+    #[doc = " enum mark_word; 0: not to be marked"]
+    pub word: __u32,
+    #[doc = " cookie of the socket that sent it, 0: none; of TCP only whether there is one"]
+    pub socket: __u64,
+    #[doc = " enum mark_verdict"]
+    pub verdict: __s32,
+    pub pad: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_recent"][::core::mem::size_of::<mark_recent>() - 64usize];
+    ["Alignment of mark_recent"][::core::mem::align_of::<mark_recent>() - 8usize];
+    ["Offset of field: mark_recent::key"][::core::mem::offset_of!(mark_recent, key) - 0usize];
+    ["Offset of field: mark_recent::generation"][::core::mem::offset_of!(mark_recent, generation) - 40usize];
+    ["Offset of field: mark_recent::word"][::core::mem::offset_of!(mark_recent, word) - 44usize];
+    ["Offset of field: mark_recent::socket"][::core::mem::offset_of!(mark_recent, socket) - 48usize];
+    ["Offset of field: mark_recent::verdict"][::core::mem::offset_of!(mark_recent, verdict) - 56usize];
+    ["Offset of field: mark_recent::pad"][::core::mem::offset_of!(mark_recent, pad) - 60usize];
+};
+pub mod mark_rule_limits {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " ---- Rules. Each condition of a packet (its remote address, its user, …) has a class; a class is the set of rules\n that it satisfies; the first rule in all sets applies. Everything is there twice (a bank each): one bank is read\n while the other is written."]
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_MAX_RULES: Type = 1024;
+    #[doc = " MARK_MAX_RULES / 64"]
+    pub const MARK_RULE_WORDS: Type = 16;
+    #[doc = " per bank"]
+    pub const MARK_MAX_CLASSES: Type = 4096;
+    #[doc = " tags that one rule chooses from"]
+    pub const MARK_RULE_TAGS: Type = 16;
+    #[doc = " depth below the root at which a rule may name a cgroup"]
+    pub const MARK_MAX_CGROUP_LEVELS: Type = 16;
+    pub const MARK_BANKS: Type = 2;
+}
+pub mod mark_dimension {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " Conditions. Those up to MARK_BY_CGROUP are looked up in flowtag_values."]
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_BY_PROTOCOL: Type = 0;
+    pub const MARK_BY_INTERFACE: Type = 1;
+    pub const MARK_BY_USER: Type = 2;
+    pub const MARK_BY_PROCESS: Type = 3;
+    pub const MARK_BY_CGROUP: Type = 4;
+    pub const MARK_BY_LOCAL_PORT: Type = 5;
+    pub const MARK_BY_REMOTE_PORT: Type = 6;
+    pub const MARK_BY_LOCAL_ADDRESS: Type = 7;
+    pub const MARK_BY_REMOTE_ADDRESS: Type = 8;
+    pub const MARK_DIMENSIONS: Type = 9;
+}
+#[doc = " The rules that a value satisfies."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_rule_set {
+    pub bits: [__u64; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_rule_set"][::core::mem::size_of::<mark_rule_set>() - 128usize];
+    ["Alignment of mark_rule_set"][::core::mem::align_of::<mark_rule_set>() - 8usize];
+    ["Offset of field: mark_rule_set::bits"][::core::mem::offset_of!(mark_rule_set, bits) - 0usize];
+};
+pub mod mark_action {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_ACTION_MARK: Type = 0;
+    pub const MARK_ACTION_NEVER: Type = 1;
+    pub const MARK_ACTION_RANDOM: Type = 2;
+}
+#[doc = " What a rule does."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_rule {
+    #[doc = " enum mark_action"]
+    pub action: __u32,
+    #[doc = " bits of enum mark_word"]
+    pub strategy: __u32,
+    #[doc = " how many of `tag`"]
+    pub tags: __u32,
+    pub pad: __u32,
+    #[doc = " label bits without entropy, and class, as in enum mark_word"]
+    pub tag: [__u32; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_rule"][::core::mem::size_of::<mark_rule>() - 80usize];
+    ["Alignment of mark_rule"][::core::mem::align_of::<mark_rule>() - 4usize];
+    ["Offset of field: mark_rule::action"][::core::mem::offset_of!(mark_rule, action) - 0usize];
+    ["Offset of field: mark_rule::strategy"][::core::mem::offset_of!(mark_rule, strategy) - 4usize];
+    ["Offset of field: mark_rule::tags"][::core::mem::offset_of!(mark_rule, tags) - 8usize];
+    ["Offset of field: mark_rule::pad"][::core::mem::offset_of!(mark_rule, pad) - 12usize];
+    ["Offset of field: mark_rule::tag"][::core::mem::offset_of!(mark_rule, tag) - 16usize];
+};
+#[doc = " One bank. Index of flowtag_rule_banks."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_rule_bank {
+    #[doc = " of the sets that are in use: rules / 64, rounded up"]
+    pub words: __u32,
+    #[doc = " bit per enum mark_dimension: some rule looks at it"]
+    pub used: __u32,
+    #[doc = " bit per level at which a rule names a cgroup; the root is 0"]
+    pub cgroup_levels: __u32,
+    #[doc = " class of values that no rule names"]
+    pub any: [__u32; 9usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_rule_bank"][::core::mem::size_of::<mark_rule_bank>() - 48usize];
+    ["Alignment of mark_rule_bank"][::core::mem::align_of::<mark_rule_bank>() - 4usize];
+    ["Offset of field: mark_rule_bank::words"][::core::mem::offset_of!(mark_rule_bank, words) - 0usize];
+    ["Offset of field: mark_rule_bank::used"][::core::mem::offset_of!(mark_rule_bank, used) - 4usize];
+    ["Offset of field: mark_rule_bank::cgroup_levels"]
+        [::core::mem::offset_of!(mark_rule_bank, cgroup_levels) - 8usize];
+    ["Offset of field: mark_rule_bank::any"][::core::mem::offset_of!(mark_rule_bank, any) - 12usize];
+};
+#[doc = " Which bank is read. The only element of flowtag_rules."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_rules {
+    #[doc = " raised with every change; bank = generation & 1"]
+    pub generation: __u32,
+    pub pad: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_rules"][::core::mem::size_of::<mark_rules>() - 8usize];
+    ["Alignment of mark_rules"][::core::mem::align_of::<mark_rules>() - 4usize];
+    ["Offset of field: mark_rules::generation"][::core::mem::offset_of!(mark_rules, generation) - 0usize];
+    ["Offset of field: mark_rules::pad"][::core::mem::offset_of!(mark_rules, pad) - 4usize];
+};
+#[doc = " Exact values: protocol, interface, user, process name, cgroup."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_rule_value {
+    pub bank: __u8,
+    #[doc = " enum mark_dimension"]
+    pub dimension: __u8,
+    pub pad: [__u8; 6usize],
+    #[doc = " number, or 16 bytes of name"]
+    pub value: [__u64; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_rule_value"][::core::mem::size_of::<mark_rule_value>() - 24usize];
+    ["Alignment of mark_rule_value"][::core::mem::align_of::<mark_rule_value>() - 8usize];
+    ["Offset of field: mark_rule_value::bank"][::core::mem::offset_of!(mark_rule_value, bank) - 0usize];
+    ["Offset of field: mark_rule_value::dimension"]
+        [::core::mem::offset_of!(mark_rule_value, dimension) - 1usize];
+    ["Offset of field: mark_rule_value::pad"][::core::mem::offset_of!(mark_rule_value, pad) - 2usize];
+    ["Offset of field: mark_rule_value::value"][::core::mem::offset_of!(mark_rule_value, value) - 8usize];
+};
+#[doc = " Classes of all ports of one side. Index of flowtag_ports: bank * 2 + (remote ? 1 : 0)."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_ports {
+    pub class: [__u16; 65536usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_ports"][::core::mem::size_of::<mark_ports>() - 131072usize];
+    ["Alignment of mark_ports"][::core::mem::align_of::<mark_ports>() - 2usize];
+    ["Offset of field: mark_ports::class"][::core::mem::offset_of!(mark_ports, class) - 0usize];
+};
+pub mod mark_prefix_kind {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_PREFIX_RULE_LOCAL: Type = 0;
+    pub const MARK_PREFIX_RULE_REMOTE: Type = 1;
+    pub const MARK_PREFIX_STRIP: Type = 2;
+}
+#[doc = " Prefixes: of rules, value is the class; to be stripped, value is enum mark_strip."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_prefix {
+    #[doc = " 16 + length of the prefix"]
+    pub len: __u32,
+    #[doc = " 0 for MARK_PREFIX_STRIP"]
+    pub bank: __u8,
+    #[doc = " enum mark_prefix_kind"]
+    pub kind: __u8,
+    pub addr: [__u8; 16usize],
+    pub pad: [__u8; 2usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_prefix"][::core::mem::size_of::<mark_prefix>() - 24usize];
+    ["Alignment of mark_prefix"][::core::mem::align_of::<mark_prefix>() - 4usize];
+    ["Offset of field: mark_prefix::len"][::core::mem::offset_of!(mark_prefix, len) - 0usize];
+    ["Offset of field: mark_prefix::bank"][::core::mem::offset_of!(mark_prefix, bank) - 4usize];
+    ["Offset of field: mark_prefix::kind"][::core::mem::offset_of!(mark_prefix, kind) - 5usize];
+    ["Offset of field: mark_prefix::addr"][::core::mem::offset_of!(mark_prefix, addr) - 6usize];
+    ["Offset of field: mark_prefix::pad"][::core::mem::offset_of!(mark_prefix, pad) - 22usize];
+};
+pub mod mark_strip {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_STRIP_EGRESS: Type = 1;
+    pub const MARK_STRIP_INGRESS: Type = 2;
+}
+#[doc = " Name of the process that made a socket; kept in the socket, inherited by what it accepts."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_owner {
+    pub process: [__u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_owner"][::core::mem::size_of::<mark_owner>() - 16usize];
+    ["Alignment of mark_owner"][::core::mem::align_of::<mark_owner>() - 1usize];
+    ["Offset of field: mark_owner::process"][::core::mem::offset_of!(mark_owner, process) - 0usize];
+};
+pub mod mark_event_kind {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    #[doc = " a rule matched the first packet of a flow that is not in the table"]
+    pub const MARK_EVENT_MATCHED: Type = 1;
+    #[doc = " the TCP socket of a flow in the table closed"]
+    pub const MARK_EVENT_CLOSED: Type = 2;
+    #[doc = " a packet had no room for its option: the path MTU must be lowered"]
+    pub const MARK_EVENT_NO_ROOM: Type = 3;
+}
+#[doc = " What the program tells user space."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_event {
+    pub key: mark_key,
+    #[doc = " enum mark_word"]
+    pub word: __u32,
+    #[doc = " uid of the socket, if any"]
+    pub user: __u32,
+    #[doc = " which matched"]
+    pub rule: __u16,
+    #[doc = " enum mark_event_kind"]
+    pub kind: __u8,
+    pub pad: __u8,
+    #[doc = " of the rules"]
+    pub generation: __u32,
+    #[doc = " that made the socket, if known"]
+    pub process: [__u8; 16usize],
+    #[doc = " of the interface"]
+    pub mtu: __u32,
+    pub pad2: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_event"][::core::mem::size_of::<mark_event>() - 80usize];
+    ["Alignment of mark_event"][::core::mem::align_of::<mark_event>() - 4usize];
+    ["Offset of field: mark_event::key"][::core::mem::offset_of!(mark_event, key) - 0usize];
+    ["Offset of field: mark_event::word"][::core::mem::offset_of!(mark_event, word) - 40usize];
+    ["Offset of field: mark_event::user"][::core::mem::offset_of!(mark_event, user) - 44usize];
+    ["Offset of field: mark_event::rule"][::core::mem::offset_of!(mark_event, rule) - 48usize];
+    ["Offset of field: mark_event::kind"][::core::mem::offset_of!(mark_event, kind) - 50usize];
+    ["Offset of field: mark_event::pad"][::core::mem::offset_of!(mark_event, pad) - 51usize];
+    ["Offset of field: mark_event::generation"][::core::mem::offset_of!(mark_event, generation) - 52usize];
+    ["Offset of field: mark_event::process"][::core::mem::offset_of!(mark_event, process) - 56usize];
+    ["Offset of field: mark_event::mtu"][::core::mem::offset_of!(mark_event, mtu) - 72usize];
+    ["Offset of field: mark_event::pad2"][::core::mem::offset_of!(mark_event, pad2) - 76usize];
+};
+pub mod mark_arrival_how {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " ---- What arrives."]
+    pub type Type = ::core::ffi::c_uint;
+    #[doc = " the label reads as this tag, which is registered"]
+    pub const MARK_ARRIVED_LABEL: Type = 0;
+    #[doc = " destination option"]
+    pub const MARK_ARRIVED_DESTINATION: Type = 1;
+    #[doc = " hop-by-hop option"]
+    pub const MARK_ARRIVED_HOP_BY_HOP: Type = 2;
+    #[doc = " IPv6 without a registered tag; tag 0"]
+    pub const MARK_ARRIVED_NOTHING: Type = 3;
+    #[doc = " packet of a flow in the table with another tag than the flow's; tag: expected"]
+    pub const MARK_ARRIVED_MISMATCH: Type = 4;
+    #[doc = " packet of a flow in the table without any registered tag; tag: expected"]
+    pub const MARK_ARRIVED_MISSING: Type = 5;
+}
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_arrival {
+    #[doc = " upper half of the source address, network order"]
+    pub peer: __u64,
+    pub ifindex: __u32,
+    #[doc = " experiment << 6 | activity"]
+    pub tag: __u16,
+    #[doc = " enum mark_arrival_how"]
+    pub how: __u8,
+    pub pad: __u8,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_arrival"][::core::mem::size_of::<mark_arrival>() - 16usize];
+    ["Alignment of mark_arrival"][::core::mem::align_of::<mark_arrival>() - 8usize];
+    ["Offset of field: mark_arrival::peer"][::core::mem::offset_of!(mark_arrival, peer) - 0usize];
+    ["Offset of field: mark_arrival::ifindex"][::core::mem::offset_of!(mark_arrival, ifindex) - 8usize];
+    ["Offset of field: mark_arrival::tag"][::core::mem::offset_of!(mark_arrival, tag) - 12usize];
+    ["Offset of field: mark_arrival::how"][::core::mem::offset_of!(mark_arrival, how) - 14usize];
+    ["Offset of field: mark_arrival::pad"][::core::mem::offset_of!(mark_arrival, pad) - 15usize];
+};
+#[doc = " Tags that count as meant: a bit for each of experiment << 6 | activity."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_registered {
+    pub bits: [__u64; 512usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_registered"][::core::mem::size_of::<mark_registered>() - 4096usize];
+    ["Alignment of mark_registered"][::core::mem::align_of::<mark_registered>() - 8usize];
+    ["Offset of field: mark_registered::bits"][::core::mem::offset_of!(mark_registered, bits) - 0usize];
+};
+pub mod mark_lost {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " What the programs could not tell. Index of flowtag_lost; per CPU."]
+    pub type Type = ::core::ffi::c_uint;
+    pub const MARK_LOST_EVENTS: Type = 0;
+    pub const MARK_LOST_ARRIVALS: Type = 1;
+    pub const MARK_LOST_KINDS: Type = 2;
+}

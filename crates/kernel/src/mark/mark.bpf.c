@@ -1,219 +1,294 @@
 // SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
-/* Writes the flow label of announced flows into the packets that leave an interface, and counts all packets by what
- * became of them. Hook: tcx egress (kernel 6.6) or a clsact filter (before). Since kernel 5.10.
- * Changes nothing but the 20 bits of the label and passes every packet on, also those that it could not handle.
- * Misses: packets that do not pass this interface's egress hook (loopback to an own address, hardware offloads that
- * forward without the kernel), fragments after the first. */
+/* Writes tags into the packets that leave an interface, reads them in those that arrive, and counts all packets by what
+ * became of them. Hooks: tcx (kernel 6.6) or clsact filters (before), egress and ingress; the tracepoint
+ * inet_sock_set_state; cgroup/sock_create where a rule names a process. Since kernel 5.10.
+ * Changes nothing but the tag (on arrival also the MSS of a SYN and the MTU of a Packet Too Big, where headers are added)
+ * and passes every packet on, also those that it could not handle.
+ * Misses: packets that do not pass the hooks of this interface (loopback to an own address, hardware offloads that
+ * forward without the kernel). */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
 #include "mark.h"
 #include "ipv6.bpf.h"
+#include "siphash.bpf.h"
+#include "maps.bpf.h"
+#include "rules.bpf.h"
+#include "options.bpf.h"
 
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
-#define LABEL_MASK 0xfffff
 
-/* Number of slots less one. Set before loading. */
-const volatile __u32 slot_mask = 0;
-
-/* Key: flow as its packets leave. Written by user space (one entry per announced IPv6 flow), read per packet; the
- * program only refreshes last_seen. A hash and no LRU: an entry leaves when its flow ends, never by being forgotten;
- * a full map is an error that user space gets and counts. Not preallocated: memory follows the number of flows.
- * max_entries is set before loading. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct mark_key);
-	__type(value, struct mark_value);
-} flowtag_flows SEC(".maps");
-
-/* Key: hash of a flow's key. Written by user space through a shared mapping, read per packet; the program only refreshes
- * last_seen. Answers for most packets from one cache line: whether any flow has this hash, and which label if it is the
- * flow that is kept here. Never full; max_entries is set before loading, a power of two. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct mark_slot);
-} flowtag_slots SEC(".maps");
-
-/* Key: ifindex. Written by user space when it attaches. An array because a look-up in it costs 1 ns and happens for
- * every packet; max_entries is set before loading, above the largest ifindex of the host. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct mark_interface);
-} flowtag_ifaces SEC(".maps");
-
-/* Key: slot of an interface. Written per CPU by the program, summed by user space. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, MARK_MAX_INTERFACES + 1);
-	__type(key, __u32);
-	__type(value, struct mark_counters);
-} flowtag_counts SEC(".maps");
-
-/* A time stamp that costs nothing: reading a clock costs as much as the look-up of the flow. */
-static __always_inline __u32 now_jiffies(void)
-{
-	return (__u32)bpf_jiffies64() ?: 1;
-}
-
-static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict)
+static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word)
 {
 	struct mark_counters *counters = bpf_map_lookup_elem(&flowtag_counts, &slot);
-	struct mark_count *c;
+	__u32 class = word >> MARK_WORD_CLASS_SHIFT, packets = packets_on_wire(skb), bytes = skb->wire_len;
+	struct mark_count *tag;
 
-	if (!counters || verdict < 0 || verdict >= MARK_VERDICTS)
+	if (!counters)
 		return;
-	c = &counters->by_verdict[verdict];
-	c->packets += skb->gso_segs ?: 1;
-	c->bytes += skb->wire_len;
+	add(&counters->by_verdict[verdict & (MARK_VERDICT_ROWS - 1)], packets, bytes);
+	if (verdict != MARK_MARKED)
+		return;
+	tag = bpf_map_lookup_elem(&flowtag_tags, &class);
+	if (tag)
+		add(tag, packets, bytes);
 }
 
 /* Ports are the first four bytes of TCP and of UDP. */
-static __always_inline int load_ports(struct __sk_buff *skb, __u32 l4, struct mark_key *key)
+static __always_inline int load_ports(struct __sk_buff *skb, struct packet *p)
 {
 	__be16 buf[2];
-	const __be16 *ports = bytes_at(skb, l4, sizeof(buf), buf);
+	const __be16 *ports = bytes_at(skb, p->l4, sizeof(buf), buf);
 
 	if (!ports)
-		return -1;
-	key->local_port = ports[0];
-	key->remote_port = ports[1];
-	return 0;
-}
-
-/* The slot of a key. User space computes the same (mark/slots.rs). */
-static __always_inline struct mark_slot *slot_of(const struct mark_key *key)
-{
-	const __u32 *words = (const void *)key;
-	__u32 hash = words[8] * 0x9e3779b1 ^ words[7] * 0x85ebca6b ^ words[3] * 0xc2b2ae35;
-	__u32 index;
-
-	/* The bytes of a word that tell neighbours apart are its upper ones: bring them down. */
-	hash = (hash ^ hash >> 16) * 0x7feb352d;
-	index = (hash ^ hash >> 15) & slot_mask;
-	return bpf_map_lookup_elem(&flowtag_slots, &index);
-}
-
-static __always_inline bool is_same_key(const struct mark_key *a, const struct mark_key *b)
-{
-	const __u64 *x = (const void *)a, *y = (const void *)b;
-
-	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
-}
-
-/* Notes that a flow is alive; seldom, as CPUs share the cache line. */
-static __always_inline void refresh(__u32 *last_seen)
-{
-	__u32 now = now_jiffies(), before = *last_seen;
-
-	if (!before || now - before > MARK_LAST_SEEN_STEP)
-		*last_seen = now;
-}
-
-static __always_inline int look_up(const struct mark_key *key, __u32 *label)
-{
-	struct mark_value *flow = bpf_map_lookup_elem(&flowtag_flows, key);
-
-	if (!flow)
-		return MARK_NO_FLOW;
-	refresh(&flow->last_seen);
-	*label = flow->label;
+		return MARK_UNREADABLE;
+	p->key.local_port = ports[0];
+	p->key.remote_port = ports[1];
 	return MARK_MARKED;
 }
 
-static __always_inline int label_of(const struct mark_key *key, __u32 *label)
+/* The way past extension headers, and into a packet that is in the packet. */
+static __noinline int find_transport(struct __sk_buff *skb, struct packet *p, bool inner_header)
 {
-	struct mark_slot *slot = slot_of(key);
-	__u32 sequence;
+	struct chain c = {};
+	struct ipv6hdr inner;
 
-	if (!slot || !slot->flows)
-		return MARK_NO_FLOW;
-	sequence = *(volatile __u32 *)&slot->sequence;
-	if (slot->direct && is_same_key(&slot->key, key)) {
-		*label = *(volatile __u32 *)&slot->label;
-		/* User space was at it meanwhile: the table knows. */
-		if (sequence & 1 || *(volatile __u32 *)&slot->sequence != sequence)
-			return look_up(key, label);
-		refresh(&slot->last_seen);
-		return MARK_MARKED;
+	if (!p)
+		return MARK_UNREADABLE;
+	c.off = p->l4;
+	c.next = p->key.protocol;
+	if (walk_chain(skb, &c))
+		return MARK_UNREADABLE;
+	if (c.next == NEXTHDR_IPV6 && !(c.met & MET_LATER_FRAGMENT)) {
+		if (c.off > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, c.off, &inner, sizeof(inner)))
+			return MARK_UNREADABLE;
+		__builtin_memcpy(p->key.local_addr, &inner.saddr, 2 * sizeof(inner.saddr));
+		if (inner_header) {
+			p->l3 = c.off;
+			p->word0 = *(__be32 *)&inner;
+			p->first = inner.nexthdr;
+		}
+		c.off += sizeof(inner);
+		c.next = inner.nexthdr;
+		if (walk_chain(skb, &c))
+			return MARK_UNREADABLE;
 	}
-	return look_up(key, label);
+	p->l4 = c.off;
+	p->key.protocol = c.next;
+	p->met = c.met;
+	p->fragment = c.fragment;
+	return MARK_MARKED;
 }
 
-/* Finds out what is to be written into the packet, if anything. Reads only. */
-static __always_inline int decide_ipv6(struct __sk_buff *skb, __u32 l3, __be32 *word)
+/* Fills in what the packet says of itself. */
+static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, bool inner_header)
 {
-	struct mark_key key __attribute__((aligned(8))) = {};
 	struct ipv6hdr buf;
-	const struct ipv6hdr *ip6 = bytes_at(skb, l3, sizeof(buf), &buf);
-	__u32 l4 = l3 + sizeof(buf);
-	__u32 label;
-	int verdict;
+	const struct ipv6hdr *ip6 = bytes_at(skb, p->outer, sizeof(buf), &buf);
 
 	if (!ip6)
 		return MARK_UNREADABLE;
-	*word = *(__be32 *)ip6;
+	p->l3 = p->outer;
+	p->l4 = p->outer + sizeof(buf);
+	p->word0 = *(__be32 *)ip6;
+	p->first = p->key.protocol = ip6->nexthdr;
 	/* Source and destination are neighbours in the header as in the key. */
-	__builtin_memcpy(key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
-	key.protocol = ip6->nexthdr;
-	if (extension_header_len(key.protocol, 0)) {
-		verdict = skip_extension_headers(skb, &l4, &key.protocol);
+	__builtin_memcpy(p->key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
+	if (extension_header_len(p->first, 0) || p->first == NEXTHDR_IPV6) {
+		int verdict = find_transport(skb, p, inner_header);
+
 		if (verdict != MARK_MARKED)
 			return verdict;
 	}
-	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
-		return MARK_OTHER_PROTOCOL;
-	if (l4 > MAX_L4_OFFSET || load_ports(skb, l4, &key))
+	if (!has_ports(p->key.protocol) || p->met & MET_LATER_FRAGMENT)
+		return MARK_MARKED;
+	return p->l4 > MAX_L4_OFFSET ? MARK_UNREADABLE : load_ports(skb, p);
+}
+
+/* IPv4 packets are not marked, but their flows are known and kept alive. */
+static __noinline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
+{
+	struct iphdr ip;
+
+	if (!p || p->outer > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, p->outer, &ip, sizeof(ip)) || ip.ihl < 5)
 		return MARK_UNREADABLE;
-	verdict = label_of(&key, &label);
-	if (verdict == MARK_MARKED)
-		*word = (*word & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(label & LABEL_MASK);
+	p->key.local_addr[10] = p->key.local_addr[11] = 0xff;
+	p->key.remote_addr[10] = p->key.remote_addr[11] = 0xff;
+	__builtin_memcpy(p->key.local_addr + 12, &ip.saddr, 4);
+	__builtin_memcpy(p->key.remote_addr + 12, &ip.daddr, 4);
+	p->key.protocol = ip.protocol;
+	p->l4 = p->outer + ip.ihl * 4;
+	/* RFC 791: 13 bits of offset; only the first fragment has the ports. */
+	if (!has_ports(ip.protocol) || ip.frag_off & bpf_htons(0x1fff))
+		return MARK_MARKED;
+	return load_ports(skb, p);
+}
+
+static __always_inline void fragment_key(const struct packet *p, struct mark_key *key)
+{
+	*key = p->key;
+	key->protocol = NEXTHDR_FRAGMENT;
+	__builtin_memcpy(&key->local_port, &p->fragment, sizeof(p->fragment));
+}
+
+/* Later fragments have no ports: what the first was given is theirs, too. */
+static __noinline int of_first_fragment(const struct packet *p, __u32 *word)
+{
+	struct mark_recent *recent;
+	struct mark_key key;
+
+	if (!p || !word)
+		return MARK_FRAGMENT;
+	fragment_key(p, &key);
+	recent = recent_of(hash_of(&key));
+	if (!recent || !is_same_key(&recent->key, &key))
+		return MARK_FRAGMENT;
+	*word = recent->word;
+	return recent->verdict;
+}
+
+static __noinline int remember_fragment(const struct packet *p, __u32 word, int verdict)
+{
+	struct mark_recent *recent;
+	struct mark_key key;
+
+	if (!p)
+		return 0;
+	fragment_key(p, &key);
+	recent = recent_of(hash_of(&key));
+	if (!recent)
+		return 0;
+	__builtin_memset(recent, 0, sizeof(*recent));
+	recent->key = key;
+	recent->word = word;
+	recent->verdict = verdict;
+	return 0;
+}
+
+/* For the functions that find their packet in scratch. */
+static __always_inline bool set_aside(const struct packet *p)
+{
+	struct scratch *s = scratch();
+
+	if (s)
+		s->p = *p;
+	return s;
+}
+
+/* What is to be written into the packet, if anything. */
+static __always_inline int decide(struct __sk_buff *skb, const struct mark_interface *iface, const struct packet *p,
+				  __u32 *word)
+{
+	int verdict;
+
+	if (p->met & MET_LATER_FRAGMENT)
+		return of_first_fragment(p, word);
+	verdict = word_of(&p->key, hash_of(&p->key), word);
+	if (verdict == MARK_NO_FLOW && iface->flags & MARK_IF_RULES && set_aside(p)) {
+		__u64 judged = by_rules(skb);
+
+		*word = judged >> 32;
+		verdict = (__u32)judged;
+	}
+	if (verdict == MARK_NO_FLOW && !has_ports(p->key.protocol))
+		verdict = MARK_OTHER_PROTOCOL;
+	if (p->met & MET_FRAGMENT)
+		remember_fragment(p, *word, verdict);
 	return verdict;
 }
 
-static __always_inline int decide(struct __sk_buff *skb, const struct mark_interface *iface, __u32 *l3, __be32 *word)
+static __noinline bool is_stripped(const __u8 *addr, __u32 direction)
 {
-	__be16 proto;
-	int err = iface->link_header_len ? ethernet_protocol(skb, l3, &proto) : bare_protocol(skb, l3, &proto);
+	struct scratch *s = scratch();
+	__u32 *directions;
 
-	if (err)
-		return MARK_UNREADABLE;
-	if (proto == bpf_htons(ETH_P_IPV6))
-		return decide_ipv6(skb, *l3, word);
-	return proto == bpf_htons(ETH_P_IP) ? MARK_IPV4 : MARK_NOT_IP;
+	if (!addr || !s)
+		return false;
+	directions = prefix_of(s, 0, MARK_PREFIX_STRIP, addr);
+	return directions && *directions & direction;
 }
 
-/* Writes through the helper: a program with direct packet writes gets a prologue from the verifier that makes the header
- * of every packet its own, marked or not, and that drops the packet where memory is short. The label is in no checksum
- * of its own; recompute keeps skb->csum true where a device summed the packet. */
-static __always_inline int store(struct __sk_buff *skb, __u32 l3, __be32 word)
+static __always_inline int write(struct __sk_buff *skb, const struct mark_interface *iface, const struct packet *p,
+				 __u32 word)
 {
-	return bpf_skb_store_bytes(skb, l3, &word, sizeof(word), BPF_F_RECOMPUTE_CSUM) ? MARK_WRITE_FAILED
-										       : MARK_MARKED;
+	__be32 word0;
+
+	if (word & (MARK_WORD_IN_DESTINATION | MARK_WORD_IN_HOP_BY_HOP))
+		return set_aside(p) ? write_options(skb, word, iface->mtu) : MARK_WRITE_FAILED;
+	word0 = labelled(p->word0, word);
+	return word0 == p->word0 ? MARK_MARKED : store(skb, p->l3, &word0, sizeof(word0));
+}
+
+static __always_inline int mark_ipv6(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p,
+				     __u32 *word)
+{
+	int verdict = parse_ipv6(skb, p, iface->flags & MARK_IF_INNER);
+
+	if (verdict != MARK_MARKED)
+		return verdict;
+	if (iface->flags & MARK_IF_STRIP_EGRESS && is_stripped(p->key.remote_addr, MARK_STRIP_EGRESS))
+		return set_aside(p) ? strip(skb) : MARK_WRITE_FAILED;
+	verdict = decide(skb, iface, p, word);
+	return verdict == MARK_MARKED ? write(skb, iface, p, *word) : verdict;
+}
+
+static __noinline int follow_ipv4(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p)
+{
+	__u32 word = 0;
+	int verdict = parse_ipv4(skb, p);
+
+	if (verdict == MARK_MARKED && iface && p)
+		decide(skb, iface, p, &word);
+	return verdict == MARK_MARKED ? MARK_IPV4 : verdict;
+}
+
+static __always_inline int protocol_of(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p,
+				       __be16 *proto)
+{
+	return iface->link_header_len ? ethernet_protocol(skb, &p->outer, proto) :
+					bare_protocol(skb, &p->outer, proto);
+}
+
+static __always_inline const struct mark_interface *interface_of(const struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	const struct mark_interface *iface = bpf_map_lookup_elem(&flowtag_ifaces, &ifindex);
+
+	return iface && iface->known ? iface : NULL;
+}
+
+static __always_inline bool is_expired(const struct mark_interface *iface)
+{
+	return (__s32)(iface->lease - now_jiffies()) < 0;
 }
 
 SEC("tc")
 int flowtag_mark(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex, l3 = 0;
-	struct mark_interface *iface = bpf_map_lookup_elem(&flowtag_ifaces, &ifindex);
-	__be32 word = 0;
+	const struct mark_interface *iface = interface_of(skb);
+	struct packet p __attribute__((aligned(8))) = {};
+	__u32 word = 0;
+	__be16 proto;
 	int verdict;
 
-	if (!iface || !iface->known)
+	if (!iface)
 		return TC_ACT_UNSPEC;
-	verdict = decide(skb, iface, &l3, &word);
-	if (verdict == MARK_MARKED)
-		verdict = store(skb, l3, word);
-	count(skb, iface->slot, verdict);
+	if (is_expired(iface))
+		verdict = MARK_EXPIRED;
+	else if (protocol_of(skb, iface, &p, &proto))
+		verdict = MARK_UNREADABLE;
+	else if (proto == bpf_htons(ETH_P_IPV6))
+		verdict = mark_ipv6(skb, iface, &p, &word);
+	else
+		verdict = proto == bpf_htons(ETH_P_IP) ? follow_ipv4(skb, iface, &p) : MARK_NOT_IP;
+	count(skb, iface->slot, verdict, word);
 	return TC_ACT_UNSPEC;
 }
+
+#include "arrive.bpf.h"
+#include "lifecycle.bpf.h"
 
 /* Does nothing: what a program costs before it does anything, for the benches. */
 SEC("tc")

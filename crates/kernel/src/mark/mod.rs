@@ -1,14 +1,22 @@
-//! Marking: the flow label of announced flows, written into every packet that leaves an interface.
+//! Marking: whose traffic a packet is, written into every packet that leaves an interface, and read from those that
+//! arrive.
 //!
-//! User space puts flows into a map (key: the full five-tuple) and attaches one program to each interface; the
-//! program looks every packet up, changes the 20 bits, counts what it did and passes the packet on. Cost and accuracy:
-//! `README.md` in this folder.
+//! User space puts flows into a table (key: the full five-tuple) and rules into maps, and attaches a program to each
+//! interface; the program looks every packet up, writes the flow label or an option into it, counts what it did and passes
+//! the packet on. Cost and accuracy: `README.md` in this folder.
 
 #[rustfmt::skip]
 mod abi;
 mod attach;
+mod coverage;
+mod events;
+mod install;
+mod load;
 mod packets;
+mod pin;
+pub mod rules;
 mod slots;
+mod tags;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,32 +24,67 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Protocol};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, Object, ObjectBuilder};
+use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Protocol, Strategy};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, Object};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::link::Interface;
 use crate::{Error, Result};
-use abi::{mark_counters, mark_interface, mark_key, mark_limits, mark_value};
+use abi::{
+    mark_counters, mark_interface, mark_interface_flags as flags, mark_key, mark_limits, mark_value,
+    mark_word,
+};
 pub use attach::{Hook, HookChoice};
+pub use coverage::{Arrival, Arrived, Coverage};
+pub use events::{Event, Events};
+pub use install::Strip;
 pub use packets::{Count, Verdict};
+pub use pin::{Adopted, remove_pinned};
 
-static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
 const PROGRAM: &str = "flowtag_mark";
-const FLOWS: &str = "flowtag_flows";
-const SLOTS: &str = "flowtag_slots";
-const INTERFACES: &str = "flowtag_ifaces";
-const COUNTERS: &str = "flowtag_counts";
+const ARRIVE: &str = "flowtag_arrive";
+
+/// Names of the maps, as in the program.
+mod map {
+    pub(super) const FLOWS: &str = "flowtag_flows";
+    pub(super) const SLOTS: &str = "flowtag_slots";
+    pub(super) const FILTER: &str = "flowtag_filter";
+    pub(super) const INTERFACES: &str = "flowtag_ifaces";
+    pub(super) const COUNTERS: &str = "flowtag_counts";
+    pub(super) const TAGS: &str = "flowtag_tags";
+    pub(super) const CLASSES: &str = "flowtag_classes";
+    pub(super) const EVENTS: &str = "flowtag_events";
+    pub(super) const LOST: &str = "flowtag_lost";
+    pub(super) const RULES: &str = "flowtag_rules";
+    pub(super) const BANKS: &str = "flowtag_banks";
+    pub(super) const SETS: &str = "flowtag_sets";
+    pub(super) const ACTIONS: &str = "flowtag_actions";
+    pub(super) const VALUES: &str = "flowtag_values";
+    pub(super) const PORTS: &str = "flowtag_ports";
+    pub(super) const PREFIXES: &str = "flowtag_prefixes";
+    pub(super) const KNOWN: &str = "flowtag_known";
+    pub(super) const ARRIVED: &str = "flowtag_arrived";
+}
 
 /// What the marker needs to know before it is loaded.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Capacity of the map of flows: 1 to 4,194,304.
+    /// Capacity of the table of flows: 1 to 4,194,304.
     pub max_flows: u32,
-    /// Priority of our clsact filter: lower runs first. Unused with tcx.
+    /// Priority of our clsact filters: lower runs first. Unused with tcx.
     pub tc_priority: u16,
     /// Where to remember which qdiscs are ours, so that a start after SIGKILL still removes them; none: not remembered.
     pub state_dir: Option<PathBuf>,
+    /// Directory on a bpffs where maps and links are kept, so that marking outlives the process; none: it does not.
+    pub pin: Option<PathBuf>,
+    /// From which the entropy of flows that rules find is made; the engine's.
+    pub entropy_key: [u8; 16],
+    /// How long marking goes on after the last [`Marker::renew_lease`]: 1 s to 7 days.
+    pub lease: Duration,
+    /// IPv6 in IPv6: write into the inner header instead of the outer.
+    pub inner: bool,
+    /// Look at packets that arrive, too: to count their tags, and to make room for headers.
+    pub ingress: bool,
 }
 
 impl Settings {
@@ -51,7 +94,16 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_flows: 100_000, tc_priority: 7, state_dir: None }
+        Self {
+            max_flows: 100_000,
+            tc_priority: 7,
+            state_dir: None,
+            pin: None,
+            entropy_key: [0; 16],
+            lease: Duration::from_secs(3600),
+            inner: false,
+            ingress: false,
+        }
     }
 }
 
@@ -73,21 +125,89 @@ impl From<FiveTuple> for Key {
     }
 }
 
-/// The loaded marking program with its maps and the interfaces that it is attached to. Dropping it detaches.
+/// What is written into the packets of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mark {
+    /// Tag and entropy.
+    pub label: FlowLabel,
+    /// Where it is written.
+    pub strategy: Strategy,
+}
+
+/// In the flow label.
+impl From<FlowLabel> for Mark {
+    fn from(label: FlowLabel) -> Self {
+        Self { label, strategy: Strategy::LABEL }
+    }
+}
+
+impl Mark {
+    fn from_word(word: u32) -> Option<Self> {
+        let label = FlowLabel::new(u64::from(word & mark_word::MARK_WORD_LABEL)).ok()?;
+        let strategy = Strategy::from_bits((word >> mark_word::MARK_WORD_STRATEGY_SHIFT & 0xf) as u8)?;
+        Some(Self { label, strategy })
+    }
+}
+
+/// The loaded programs with their maps and the interfaces that they are attached to. Dropping it detaches, unless
+/// [`Marker::leave`] is called.
 pub struct Marker {
     object: Object,
-    flows: MapHandle,
+    maps: Maps,
     slots: slots::Slots,
-    interfaces: MapHandle,
-    counters: MapHandle,
+    tags: tags::Tags,
     settings: Settings,
     attached: HashMap<u32, Attached>,
+    adopted: Vec<Adopted>,
+    rules: install::Installed,
+    /// What all interfaces are told: [`mark_interface_flags`](abi::mark_interface_flags) and bytes of headers.
+    flags: u8,
+    overhead: u8,
+    /// Tells of closed sockets while it lives; none: this kernel cannot.
+    #[expect(dead_code, reason = "held open: closing it detaches")]
+    closing: Option<libbpf_rs::Link>,
+    owner: Option<libbpf_rs::Link>,
+    #[expect(dead_code, reason = "held open: closing it lets another daemon have the directory")]
+    taken: Option<nix::fcntl::Flock<std::fs::File>>,
 }
 
 struct Attached {
     interface: Interface,
     slot: u16,
-    link: attach::Link,
+    egress: attach::Link,
+    ingress: Option<attach::Link>,
+}
+
+/// Handles of all maps, by name.
+struct Maps(HashMap<String, MapHandle>);
+
+impl Maps {
+    fn of(object: &Object) -> libbpf_rs::Result<Self> {
+        let named =
+            |m: libbpf_rs::Map<'_>| Ok((m.name().to_string_lossy().into_owned(), MapHandle::try_from(&m)?));
+        object.maps().map(named).collect::<libbpf_rs::Result<_>>().map(Self)
+    }
+
+    fn get(&self, name: &str) -> &MapHandle {
+        self.0.get(name).expect("the object has this map")
+    }
+
+    fn write(&self, name: &'static str, key: &[u8], value: &[u8]) -> Result<()> {
+        let failed = |source| Error::Map { action: "write to", map: name, source };
+        self.get(name).update(key, value, MapFlags::ANY).map_err(failed)
+    }
+
+    fn read<T: FromBytes>(&self, name: &'static str, key: &[u8]) -> Result<Option<T>> {
+        let failed = |source| Error::Map { action: "read", map: name, source };
+        let bytes = self.get(name).lookup(key, MapFlags::ANY).map_err(failed)?;
+        Ok(bytes.and_then(|b| T::read_from_prefix(&b).map(|(value, _)| value).ok()))
+    }
+
+    fn read_percpu<T: FromBytes>(&self, name: &'static str, key: &[u8]) -> Result<Vec<T>> {
+        let failed = |source| Error::Map { action: "read", map: name, source };
+        let per_cpu = self.get(name).lookup_percpu(key, MapFlags::ANY).map_err(failed)?.unwrap_or_default();
+        Ok(per_cpu.iter().filter_map(|b| T::read_from_prefix(b).ok()).map(|(value, _)| value).collect())
+    }
 }
 
 /// What the marker did on one interface since it was attached.
@@ -110,82 +230,92 @@ impl fmt::Debug for Marker {
 }
 
 impl Marker {
-    /// Loads the program; nothing is attached and no packet is touched yet.
-    ///
-    /// # Errors
-    /// [`Error::Load`]: no permission (CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON or root), no BTF, no memory.
-    pub fn load(settings: &Settings) -> Result<Self> {
-        let load = |source| Error::Load { feature: "mark", source };
-        let mut open = ObjectBuilder::default().open_memory(OBJECT).map_err(load)?;
-        let (interfaces, slots) = (interface_limit(), slots::Slots::count_for(settings.max_flows));
-        for mut map in open.maps_mut() {
-            match map.name().to_str() {
-                Some(FLOWS) => map.set_max_entries(settings.max_flows),
-                Some(SLOTS) => map.set_max_entries(slots),
-                Some(name) if name.ends_with(".rodata") => map.set_initial_value((slots - 1).as_bytes()),
-                Some(INTERFACES) => map.set_max_entries(interfaces),
-                _ => Ok(()),
-            }
-            .map_err(load)?;
-        }
-        let object = open.load().map_err(load)?;
-        let handle = |name: &str| {
-            let map = object.maps().find(|m| m.name() == name);
-            MapHandle::try_from(&map.expect("the object has this map")).map_err(load)
-        };
-        let (flows, interfaces, counters) = (handle(FLOWS)?, handle(INTERFACES)?, handle(COUNTERS)?);
-        let map = |source| Error::Query { what: "memory to share with the marking program", source };
-        let slots = slots::Slots::map(&handle(SLOTS)?).map_err(map)?;
-        Ok(Self {
-            object,
-            flows,
-            slots,
-            interfaces,
-            counters,
-            settings: settings.clone(),
-            attached: HashMap::new(),
-        })
-    }
-
-    /// Attaches the program to an interface: from here on its packets are marked and counted. An interface that is
-    /// attached already stays as it is.
+    /// Attaches the programs to an interface: from here on its packets are marked and counted. An interface that is
+    /// attached already stays as it is; what a previous daemon left there is replaced without a gap.
     ///
     /// # Errors
     /// [`Error::LinkType`], [`Error::Index`] and [`Error::Attach`]; the interface is then as it was before.
     pub fn attach(&mut self, interface: &Interface, choice: HookChoice) -> Result<Hook> {
-        self.attach_program(PROGRAM, interface, choice)
+        self.attach_program(PROGRAM, self.settings.ingress.then_some(ARRIVE), interface, choice)
     }
 
-    fn attach_program(&mut self, program: &str, interface: &Interface, choice: HookChoice) -> Result<Hook> {
+    fn attach_program(
+        &mut self,
+        egress: &'static str,
+        ingress: Option<&'static str>,
+        interface: &Interface,
+        choice: HookChoice,
+    ) -> Result<Hook> {
         if let Some(attached) = self.attached.get(&interface.index) {
-            return Ok(attached.link.hook());
+            return Ok(attached.egress.hook());
         }
         let slot = self.free_slot();
+        let adopted = pin::is_attached(&self.settings, interface);
         self.configure(interface, slot)?;
-        let link = attach::attach(&self.program(program), interface, choice, &self.settings)?;
+        if !adopted {
+            self.reset_counters(slot)?;
+        }
+        let attach = |name, direction| {
+            let place = attach::Place { interface, direction };
+            attach::attach(&self.program(name), name, place, choice, &self.settings)
+        };
+        let link = attach(egress, crate::tc::Direction::Egress)?;
         let hook = link.hook();
-        self.attached.insert(interface.index, Attached { interface: interface.clone(), slot, link });
+        let ingress = match ingress.map(|name| attach(name, crate::tc::Direction::Ingress)).transpose() {
+            Ok(ingress) => ingress,
+            Err(error) => {
+                link.detach(interface)?;
+                return Err(error);
+            }
+        };
+        let attached = Attached { interface: interface.clone(), slot, egress: link, ingress };
+        self.attached.insert(interface.index, attached);
         Ok(hook)
     }
 
-    /// Detaches the program from an interface; one that is gone, or was never attached, is no error.
+    /// Detaches the programs from an interface; one that is gone, or was never attached, is no error.
     ///
     /// # Errors
     /// [`Error::Attach`] where the kernel refuses.
     pub fn detach(&mut self, index: u32) -> Result<()> {
-        match self.attached.remove(&index) {
-            Some(attached) => attached.link.detach(&attached.interface),
-            None => Ok(()),
-        }
+        let Some(Attached { interface, egress, ingress, .. }) = self.attached.remove(&index) else {
+            return Ok(());
+        };
+        let result = ingress.map_or(Ok(()), |link| link.detach(&interface));
+        egress.detach(&interface).and(result)
     }
 
-    /// Detaches from all interfaces, to the end also where one fails.
+    /// Detaches from all interfaces, to the end also where one fails, and forgets what was kept for the next daemon.
     ///
     /// # Errors
     /// The first failure.
     pub fn detach_all(&mut self) -> Result<()> {
         let indices: Vec<_> = self.attached.keys().copied().collect();
-        indices.into_iter().map(|i| self.detach(i)).fold(Ok(()), Result::and)
+        let result = indices.into_iter().map(|i| self.detach(i)).fold(Ok(()), Result::and);
+        self.owner = None;
+        match &self.settings.pin {
+            Some(dir) => pin::remove_dir(dir).and(result),
+            None => result,
+        }
+    }
+
+    /// Ends without detaching: marking goes on until the lease ends, and the next daemon adopts it. Without a place to
+    /// pin, the same as dropping.
+    pub fn leave(mut self) {
+        if self.settings.pin.is_none() {
+            return;
+        }
+        for (_, attached) in self.attached.drain() {
+            attached.egress.leave();
+            attached.ingress.map(attach::Link::leave);
+        }
+        self.settings.pin = None; // nothing for Drop to remove
+    }
+
+    /// Whether marking can outlive the process.
+    #[must_use]
+    pub const fn is_pinned(&self) -> bool {
+        self.settings.pin.is_some()
     }
 
     /// Removes what a killed predecessor left on any interface; to be called after attaching, so that an interface that
@@ -194,48 +324,65 @@ impl Marker {
     /// # Errors
     /// The first interface that could not be cleaned; the others are.
     pub fn remove_leftovers(&self) -> Result<Vec<String>> {
-        let mut cleaned = Vec::new();
-        let mut result = Ok(());
-        for interface in crate::link::all()? {
-            let hook = self.attached.get(&interface.index).map(|a| a.link.hook());
-            let keep = (hook == Some(Hook::Clsact)).then_some(self.settings.tc_priority);
-            match attach::remove_leftovers(&interface, keep, self.settings.state_dir.as_deref()) {
-                Ok(true) => cleaned.push(interface.name),
-                Ok(false) => {}
-                Err(e) => result = result.and(Err(e)),
-            }
+        if let Some(dir) = &self.settings.pin {
+            pin::remove_links(dir, |index| {
+                self.attached.get(&index).is_some_and(|a| a.egress.hook() == Hook::Tcx)
+            })?;
         }
-        result.map(|()| cleaned)
+        attach::remove_all_leftovers(self.settings.state_dir.as_deref(), |index| {
+            let clsact = self.attached.get(&index).filter(|a| a.egress.hook() == Hook::Clsact)?;
+            Some((self.settings.tc_priority, clsact.ingress.is_some()))
+        })
     }
 
-    /// An interface may have got another name since it was attached to.
-    pub fn rename(&mut self, interface: &Interface) {
-        if let Some(attached) = self.attached.get_mut(&interface.index) {
-            attached.interface.name.clone_from(&interface.name);
+    /// An interface may have got another name or MTU since it was attached to.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn refresh(&mut self, interface: &Interface) -> Result<()> {
+        let Some(attached) = self.attached.get_mut(&interface.index) else { return Ok(()) };
+        let mtu = std::mem::replace(&mut attached.interface, interface.clone()).mtu;
+        if mtu == interface.mtu {
+            Ok(())
+        } else {
+            self.configure(interface, self.attached[&interface.index].slot)
         }
     }
 
     /// The interfaces that the program is attached to.
     pub fn interfaces(&self) -> impl Iterator<Item = (&Interface, Hook)> {
-        self.attached.values().map(|a| (&a.interface, a.link.hook()))
+        self.attached.values().map(|a| (&a.interface, a.egress.hook()))
     }
 
-    /// From now on packets of `flow` carry `label`. Replaces an earlier label.
+    /// From now on packets of `flow` carry `mark`, in place of an earlier one. `start` is when the flow began, in
+    /// microseconds since the epoch; it is only kept for the next daemon.
     ///
     /// # Errors
-    /// [`Error::Full`] when the map is full: the flow is then not marked, and no other is affected.
-    pub fn set(&mut self, flow: &Key, label: FlowLabel) -> Result<()> {
-        let (key, value) = (key_of(flow), mark_value { label: label.value(), last_seen: 0 });
-        let update = |flags| self.flows.update(key.as_bytes(), value.as_bytes(), flags);
+    /// [`Error::Full`] when the table is full: the flow is then not marked, and no other is affected.
+    pub fn set(&mut self, flow: &Key, mark: Mark, start: u64) -> Result<()> {
+        let word = self.word(mark)?;
+        let (key, value) = (key_of(flow), mark_value { word, last_seen: 0, start });
+        let update = |flags| self.maps.get(map::FLOWS).update(key.as_bytes(), value.as_bytes(), flags);
         match update(MapFlags::NO_EXIST) {
-            Ok(()) => self.slots.added(&key, value.label),
+            Ok(()) => self.slots.added(&key, word),
             Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => {
                 update(MapFlags::EXIST).map_err(|e| self.write_error(e))?;
-                self.slots.changed(&key, value.label);
+                self.slots.changed(&key, word);
             }
             Err(e) => return Err(self.write_error(e)),
         }
         Ok(())
+    }
+
+    /// The word for the program, with the class that counts the tag.
+    fn word(&mut self, mark: Mark) -> Result<u32> {
+        let class = match mark.label.tag() {
+            Some(tag) => self.tags.class(tag, &self.maps)?,
+            None => 0,
+        };
+        Ok(u32::from(class) << mark_word::MARK_WORD_CLASS_SHIFT
+            | u32::from(mark.strategy.bits()) << mark_word::MARK_WORD_STRATEGY_SHIFT
+            | mark.label.value())
     }
 
     fn write_error(&self, source: libbpf_rs::Error) -> Error {
@@ -251,7 +398,7 @@ impl Marker {
     /// [`Error::Map`] where the kernel refuses.
     pub fn remove(&mut self, flow: &Key) -> Result<()> {
         let key = key_of(flow);
-        match self.flows.delete(key.as_bytes()) {
+        match self.maps.get(map::FLOWS).delete(key.as_bytes()) {
             Ok(()) => self.slots.removed(&key),
             Err(e) if e.kind() == libbpf_rs::ErrorKind::NotFound => {}
             Err(source) => return Err(Error::Map { action: "delete from", map: "flow table", source }),
@@ -259,7 +406,7 @@ impl Marker {
         Ok(())
     }
 
-    /// How long ago the program last saw a packet of `flow`, to about 0.6 s; none: never, or not a marked flow.
+    /// How long ago the program last saw a packet of `flow`, to about 0.6 s; none: never, or not a flow of the table.
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
@@ -274,42 +421,58 @@ impl Marker {
     }
 
     fn value(&self, key: &mark_key) -> Result<Option<mark_value>> {
-        let read = |source| Error::Map { action: "read", map: "flow table", source };
-        let bytes = self.flows.lookup(key.as_bytes(), MapFlags::ANY).map_err(read)?;
-        Ok(bytes.and_then(|b| mark_value::read_from_bytes(&b).ok()))
+        self.maps.read(map::FLOWS, key.as_bytes())
     }
 
-    /// Label of `flow` in the kernel; none: not marked.
+    /// What the kernel writes into packets of `flow`; none: nothing.
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn label(&self, flow: &Key) -> Result<Option<FlowLabel>> {
-        Ok(self.value(&key_of(flow))?.and_then(|v| FlowLabel::new(u64::from(v.label)).ok()))
+    pub fn mark(&self, flow: &Key) -> Result<Option<Mark>> {
+        Ok(self.value(&key_of(flow))?.and_then(|v| Mark::from_word(v.word)))
     }
 
-    /// What the program did on each interface.
+    /// What a previous daemon left in the table, as it was when this one was loaded.
+    #[must_use]
+    pub fn adopted(&self) -> &[Adopted] {
+        &self.adopted
+    }
+
+    /// Marking goes on for [`Settings::lease`] from now.
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
-    pub fn counters(&self) -> Result<Vec<InterfaceCounters>> {
-        let mut all: Vec<_> = self.attached.values().map(|a| self.counters_of(a)).collect::<Result<_>>()?;
-        all.sort_by_key(|c| c.interface.index);
-        Ok(all)
+    pub fn renew_lease(&self) -> Result<()> {
+        self.attached.values().try_for_each(|a| self.configure(&a.interface, a.slot))
     }
 
-    /// Puts the program that does nothing on an interface, for benches to compare with and for tests as a
-    /// neighbour.
+    /// Bytes by which headers make packets longer: so much is taken off the MSS and the path MTUs that arrive, so that
+    /// our own stack leaves room. 0: nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn set_overhead(&mut self, bytes: u8) -> Result<()> {
+        if std::mem::replace(&mut self.overhead, bytes) == bytes { Ok(()) } else { self.renew_lease() }
+    }
+
+    /// Puts the program that does nothing on an interface, for benches to compare with and for tests as a neighbour.
     ///
     /// # Errors
     /// As [`Self::attach`].
     pub fn attach_empty(&mut self, interface: &Interface, choice: HookChoice) -> Result<Hook> {
-        self.attach_program("flowtag_empty", interface, choice)
+        self.attach_program("flowtag_empty", None, interface, choice)
     }
 
     /// The marking program, for benches.
     #[must_use]
     pub fn mark_program(&self) -> libbpf_rs::ProgramMut<'_> {
         self.program(PROGRAM)
+    }
+
+    /// The program for packets that arrive, for tests and benches.
+    #[must_use]
+    pub fn arrive_program(&self) -> libbpf_rs::ProgramMut<'_> {
+        self.program(ARRIVE)
     }
 
     /// A program that does nothing, for benches.
@@ -323,8 +486,11 @@ impl Marker {
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
     pub fn configure_test_run(&self) -> Result<()> {
-        let ethernet = Interface { index: 1, name: "test-run".into(), link_type: libc::ARPHRD_ETHER };
-        self.configure(&ethernet, 0)
+        self.configure(&Self::test_run_interface(), 0)
+    }
+
+    fn test_run_interface() -> Interface {
+        Interface { index: 1, name: "test-run".into(), link_type: libc::ARPHRD_ETHER, mtu: 1500 }
     }
 
     /// Low half of the kernel's jiffies.
@@ -339,37 +505,36 @@ impl Marker {
         self.object.progs_mut().find(|p| p.name() == name).expect("the object has this program")
     }
 
-    fn counters_of(&self, attached: &Attached) -> Result<InterfaceCounters> {
-        let read = |source| Error::Map { action: "read", map: "counters", source };
-        let slot = u32::from(attached.slot);
-        let per_cpu = self.counters.lookup_percpu(slot.as_bytes(), MapFlags::ANY).map_err(read)?;
-        let per_cpu = per_cpu.unwrap_or_default();
-        let rows: Vec<_> = per_cpu.iter().filter_map(|b| mark_counters::read_from_prefix(b).ok()).collect();
-        Ok(InterfaceCounters {
-            interface: attached.interface.clone(),
-            hook: attached.link.hook(),
-            counts: Verdict::ALL
-                .iter()
-                .map(|v| (*v, packets::sum(*v, rows.iter().map(|(row, _)| row))))
-                .collect(),
-            shared: attached.slot == 0,
-        })
+    /// Tells the programs about an interface, and how long they may go on.
+    fn configure(&self, interface: &Interface, slot: u16) -> Result<()> {
+        let limit = self.maps.get(map::INTERFACES).max_entries();
+        if interface.index >= limit {
+            return Err(Error::Index { interface: interface.name.clone(), index: interface.index, limit });
+        }
+        let jiffies =
+            u64::try_from(self.settings.lease.as_nanos() / tick().as_nanos().max(1)).unwrap_or(u64::MAX);
+        let value = mark_interface {
+            slot,
+            link_header_len: interface.link_header_len()?,
+            known: 1,
+            flags: self.flags | if self.settings.inner { flags::MARK_IF_INNER as u8 } else { 0 },
+            overhead: self.overhead,
+            pad: 0,
+            mtu: interface.mtu,
+            lease: self.now()?.wrapping_add(jiffies.min(1 << 30) as u32),
+        };
+        self.maps.write(map::INTERFACES, interface.index.as_bytes(), value.as_bytes())
     }
 
-    /// Tells the program about an interface and sets its counters to zero.
-    fn configure(&self, interface: &Interface, slot: u16) -> Result<()> {
-        let write = |source| Error::Map { action: "write to", map: "interface table", source };
-        let value = mark_interface { slot, link_header_len: interface.link_header_len()?, known: 1 };
-        if interface.index >= self.interfaces.max_entries() {
-            let (index, limit) = (interface.index, self.interfaces.max_entries());
-            return Err(Error::Index { interface: interface.name.clone(), index, limit });
+    fn reset_counters(&self, slot: u16) -> Result<()> {
+        if slot == 0 {
+            return Ok(());
         }
-        if slot != 0 {
-            let zero = vec![vec![0u8; size_of::<mark_counters>()]; num_cpus()?];
-            let key = u32::from(slot);
-            self.counters.update_percpu(key.as_bytes(), &zero, MapFlags::ANY).map_err(write)?;
-        }
-        self.interfaces.update(interface.index.as_bytes(), value.as_bytes(), MapFlags::ANY).map_err(write)
+        let write = |source| Error::Map { action: "write to", map: "counters", source };
+        let cpus = libbpf_rs::num_possible_cpus().map_err(write)?;
+        let zero = vec![vec![0u8; size_of::<mark_counters>()]; cpus];
+        let key = u32::from(slot);
+        self.maps.get(map::COUNTERS).update_percpu(key.as_bytes(), &zero, MapFlags::ANY).map_err(write)
     }
 
     /// Slot 0 is shared by all interfaces that come when the others are taken.
@@ -387,16 +552,6 @@ impl Drop for Marker {
     }
 }
 
-fn num_cpus() -> Result<usize> {
-    libbpf_rs::num_possible_cpus().map_err(|source| Error::Map { action: "size", map: "counters", source })
-}
-
-/// Indices only grow; room for as many again before a restart is needed. Eight bytes each.
-fn interface_limit() -> u32 {
-    let largest = crate::link::all().ok().and_then(|all| all.last().map(|i| i.index)).unwrap_or(0);
-    largest.saturating_mul(2).clamp(4096, 1 << 24).next_power_of_two()
-}
-
 fn key_of(flow: &Key) -> mark_key {
     mark_key {
         local_addr: octets(flow.local.addr()),
@@ -408,7 +563,18 @@ fn key_of(flow: &Key) -> mark_key {
     }
 }
 
-/// IPv4 as IPv4-mapped, which is never in an IPv6 packet: such an entry would be harmless.
+/// The flow of a key; none for protocols without ports.
+fn flow_of(key: &mark_key) -> Option<Key> {
+    let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| p.number() == key.protocol)?;
+    let end = |addr: [u8; 16], port: u16| Endpoint::new(IpAddr::from(addr), u16::from_be(port));
+    Some(Key {
+        protocol,
+        local: end(key.local_addr, key.local_port),
+        remote: end(key.remote_addr, key.remote_port),
+    })
+}
+
+/// IPv4 as IPv4-mapped, which is never in an IPv6 packet.
 fn octets(addr: IpAddr) -> [u8; 16] {
     match addr {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),

@@ -1,10 +1,12 @@
-//! The array before the table of flows, shared with the program as memory: how many flows have a hash, and one of them
-//! in full, so that one cache line answers for most packets. What it says is always also in the table.
+//! What stands before the table of flows, shared with the program as memory: a filter with one bit per hash, which stays
+//! in the processor's cache and answers for packets of no flow; and slots with the number of flows that have a hash and
+//! one of them in full, so that one cache line answers for most packets of flows. What they say is always also in the
+//! table.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use libbpf_rs::{MapCore, MapHandle};
 use zerocopy::IntoBytes;
@@ -19,7 +21,7 @@ struct Slot {
     sequence: AtomicU32,
     direct: AtomicU16,
     flows: AtomicU16,
-    label: AtomicU32,
+    word: AtomicU32,
     last_seen: AtomicU32,
     key: [AtomicU32; KEY_WORDS],
     pad: [u8; 8],
@@ -31,26 +33,20 @@ const _: () = {
     assert!(std::mem::offset_of!(Slot, key) == std::mem::offset_of!(mark_slot, key));
 };
 
-/// The mapped array. Only one thread writes: `&mut self`.
-pub(super) struct Slots {
-    first: NonNull<Slot>,
+/// An array map as memory.
+struct Mapped<T> {
+    first: NonNull<T>,
     count: usize,
 }
 
 // SAFETY: the memory is shared with the kernel anyway and only touched through atomics.
-unsafe impl Send for Slots {}
+unsafe impl<T> Send for Mapped<T> {}
 
-impl Slots {
-    /// How many slots for a table of so many flows: with as many as flows, most flows have one of their own.
-    pub(super) fn count_for(max_flows: u32) -> u32 {
-        max_flows.next_power_of_two().clamp(1 << 12, 1 << 20)
-    }
-
-    /// Maps the array of the loaded program.
-    pub(super) fn map(array: &MapHandle) -> io::Result<Self> {
+impl<T> Mapped<T> {
+    fn new(array: &MapHandle) -> io::Result<Self> {
         let count = array.max_entries() as usize;
         let access = libc::PROT_READ | libc::PROT_WRITE;
-        let (length, fd) = (count * size_of::<Slot>(), array.as_fd().as_raw_fd());
+        let (length, fd) = (count * size_of::<T>(), array.as_fd().as_raw_fd());
         // SAFETY: a new mapping at an address of the kernel's choice; the descriptor is open for the call.
         let address = unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, fd, 0) };
         if address == libc::MAP_FAILED {
@@ -60,32 +56,112 @@ impl Slots {
         Ok(Self { first, count })
     }
 
-    /// A flow was put into the table. To be called after that.
-    pub(super) fn added(&mut self, key: &mark_key, label: u32) {
-        let slot = self.slot(key);
-        if slot.direct.load(Ordering::Relaxed) == 0 {
-            slot.write(|| slot.fill(key, label));
-        }
-        // At the top of its range it stays there: the program then looks into the table, which is always right.
-        let _ = slot.flows.fetch_update(Ordering::Release, Ordering::Relaxed, |n| n.checked_add(1));
+    fn get(&self, index: usize) -> &T {
+        assert!(index < self.count);
+        // SAFETY: the mapping holds `count` elements for as long as `self` lives, and the index is below that; the
+        // elements are atomics, for which all bytes are valid, in pages of their own.
+        unsafe { self.first.add(index).as_ref() }
+    }
+}
+
+impl<T> Drop for Mapped<T> {
+    fn drop(&mut self) {
+        // SAFETY: this is the mapping that `new` made, and no reference into it outlives `self`.
+        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<T>()) };
+    }
+}
+
+/// Both arrays. Only one thread writes: `&mut self`.
+pub(super) struct Slots {
+    slots: Mapped<Slot>,
+    filter: Mapped<AtomicU64>,
+}
+
+impl Slots {
+    /// How many slots for a table of so many flows: with as many as flows, most flows have one of their own.
+    pub(super) fn count_for(max_flows: u32) -> u32 {
+        max_flows.next_power_of_two().clamp(1 << 12, 1 << 20)
     }
 
-    /// The label of a flow in the table is another. To be called after that.
-    pub(super) fn changed(&mut self, key: &mark_key, label: u32) {
+    /// How many words of filter for so many slots.
+    pub(super) const fn filter_words(slots: u32) -> u32 {
+        slots / u64::BITS
+    }
+
+    /// Maps the arrays of the loaded program.
+    pub(super) fn map(slots: &MapHandle, filter: &MapHandle) -> io::Result<Self> {
+        Ok(Self { slots: Mapped::new(slots)?, filter: Mapped::new(filter)? })
+    }
+
+    /// Makes the arrays true to a table that an earlier process may have left half done. Packets of flows keep their
+    /// marks meanwhile.
+    pub(super) fn rebuild<'a>(&mut self, flows: impl Iterator<Item = (&'a mark_key, u32)>) {
+        let mut counts = vec![0_u16; self.slots.count];
+        for (key, word) in flows {
+            let index = index(key, self.slots.count);
+            counts[index] = counts[index].saturating_add(1);
+            let slot = self.slots.get(index);
+            if slot.sequence.load(Ordering::Relaxed) % 2 == 1 || !slot.holds_any() {
+                slot.sequence.store(0, Ordering::Relaxed);
+                slot.write(|| slot.fill(key, word));
+            } else if slot.holds(key) && slot.word.load(Ordering::Relaxed) != word {
+                slot.write(|| slot.fill(key, word));
+            }
+            slot.flows.store(counts[index], Ordering::Relaxed);
+            self.set_filter(index);
+        }
+        for (index, _) in counts.iter().enumerate().filter(|(_, count)| **count == 0) {
+            self.clear_filter(index);
+            let slot = self.slots.get(index);
+            slot.direct.store(0, Ordering::Relaxed);
+            slot.flows.store(0, Ordering::Relaxed);
+            slot.sequence.store(0, Ordering::Relaxed);
+        }
+    }
+
+    fn set_filter(&self, index: usize) {
+        self.filter.get(index / 64).fetch_or(1 << (index % 64), Ordering::Release);
+    }
+
+    fn clear_filter(&self, index: usize) {
+        self.filter.get(index / 64).fetch_and(!(1 << (index % 64)), Ordering::Release);
+    }
+
+    /// A flow was put into the table. To be called after that.
+    pub(super) fn added(&mut self, key: &mark_key, word: u32) {
+        let index = index(key, self.slots.count);
+        let slot = self.slots.get(index);
+        if !slot.holds_any() {
+            slot.write(|| slot.fill(key, word));
+        }
+        let flows = slot.flows.load(Ordering::Relaxed);
+        // At the top of its range it stays there: the program then looks into the table, which is always right.
+        slot.flows.store(flows.saturating_add(1), Ordering::Relaxed);
+        self.set_filter(index);
+    }
+
+    /// The word of a flow in the table is another. To be called after that.
+    pub(super) fn changed(&mut self, key: &mark_key, word: u32) {
         let slot = self.slot(key);
         if slot.holds(key) {
-            slot.write(|| slot.fill(key, label));
+            slot.write(|| slot.fill(key, word));
         }
     }
 
     /// A flow was removed from the table. To be called after that.
     pub(super) fn removed(&mut self, key: &mark_key) {
-        let slot = self.slot(key);
+        let index = index(key, self.slots.count);
+        let slot = self.slots.get(index);
         if slot.holds(key) {
             slot.write(|| slot.direct.store(0, Ordering::Relaxed));
         }
-        let fewer = |n: u16| if n == u16::MAX { None } else { n.checked_sub(1) };
-        let _ = slot.flows.fetch_update(Ordering::Release, Ordering::Relaxed, fewer);
+        let flows = slot.flows.load(Ordering::Relaxed);
+        if flows < u16::MAX {
+            slot.flows.store(flows.saturating_sub(1), Ordering::Relaxed);
+        }
+        if flows <= 1 {
+            self.clear_filter(index);
+        }
     }
 
     /// Low half of jiffies at a recent packet of a flow that is kept here; 0: none yet.
@@ -95,16 +171,17 @@ impl Slots {
     }
 
     fn slot(&self, key: &mark_key) -> &Slot {
-        // SAFETY: the mapping holds `count` slots for as long as `self` lives, and the index is below that; `Slot` is
-        // atomics for which all bytes are valid, page-aligned as a whole.
-        unsafe { self.first.add(index(key, self.count)).as_ref() }
+        self.slots.get(index(key, self.slots.count))
     }
 }
 
 impl Slot {
-    fn holds(&self, key: &mark_key) -> bool {
+    fn holds_any(&self) -> bool {
         self.direct.load(Ordering::Relaxed) == 1
-            && words(key).zip(&self.key).all(|(word, held)| held.load(Ordering::Relaxed) == word)
+    }
+
+    fn holds(&self, key: &mark_key) -> bool {
+        self.holds_any() && words(key).zip(&self.key).all(|(word, held)| held.load(Ordering::Relaxed) == word)
     }
 
     /// The program takes nothing from here while `change` is at work.
@@ -115,18 +192,11 @@ impl Slot {
         self.sequence.fetch_add(1, Ordering::Release);
     }
 
-    fn fill(&self, key: &mark_key, label: u32) {
+    fn fill(&self, key: &mark_key, word: u32) {
         words(key).zip(&self.key).for_each(|(word, held)| held.store(word, Ordering::Relaxed));
-        self.label.store(label, Ordering::Relaxed);
+        self.word.store(word, Ordering::Relaxed);
         self.last_seen.store(0, Ordering::Relaxed);
         self.direct.store(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        // SAFETY: this is the mapping that `map` made, and no reference into it outlives `self`.
-        unsafe { libc::munmap(self.first.as_ptr().cast(), self.count * size_of::<Slot>()) };
     }
 }
 
@@ -135,7 +205,7 @@ fn words(key: &mark_key) -> impl Iterator<Item = u32> + '_ {
     key.as_bytes().as_chunks::<4>().0.iter().map(|chunk| u32::from_ne_bytes(*chunk))
 }
 
-/// As `slot_of` of the program: ports and the last words of both addresses.
+/// As `hash_of` of the program: ports and the last words of both addresses.
 fn index(key: &mark_key, count: usize) -> usize {
     let word = |n| words(key).nth(n).unwrap_or_default();
     let hash = word(8).wrapping_mul(0x9e37_79b1)

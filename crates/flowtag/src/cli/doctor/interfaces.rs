@@ -282,7 +282,7 @@ mod tests {
     const INFINIBAND: u16 = 32;
 
     fn device(name: &str, link_type: u16) -> Interface {
-        Interface { index: 2, name: name.into(), link_type }
+        Interface { index: 2, name: name.into(), link_type, mtu: 1500 }
     }
 
     fn config(interfaces: &str) -> Config {

@@ -105,7 +105,7 @@ fn unusable(error: &ConfigError, root: bool) -> Check {
             let fix = "name a file that exists, or `flowtag config default` to make one";
             Check::missing(NAME, format!("{error} ({source}){INSTEAD}"), fix)
         }
-        ConfigError::Syntax { .. } | ConfigError::Value { .. } => {
+        ConfigError::Syntax { .. } | ConfigError::Value { .. } | ConfigError::Rule { .. } => {
             let fix = "correct that line; `flowtag config default` tells what each key means";
             Check::missing(NAME, format!("{error}{INSTEAD}"), fix)
         }

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use super::listener::PATIENCE;
 use super::model::ModelError;
+use crate::rules::RuleError;
 use crate::supervisor::core::Stopping;
 
 /// The longest body that is taken, in bytes: ten thousand events fit.
@@ -59,6 +60,20 @@ impl IntoResponse for Failure {
 impl From<ModelError> for Failure {
     fn from(error: ModelError) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
+impl From<RuleError> for Failure {
+    fn from(error: RuleError) -> Self {
+        let status = match &error {
+            RuleError::Exists(_) | RuleError::Configured(_) => StatusCode::CONFLICT,
+            RuleError::Builtin(_) | RuleError::Default(_) => StatusCode::CONFLICT,
+            RuleError::Unknown(_) => StatusCode::NOT_FOUND,
+            RuleError::UnknownBefore(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            RuleError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            RuleError::Save { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
     }
 }
 

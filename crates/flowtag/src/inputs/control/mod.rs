@@ -4,9 +4,11 @@
 //! requests get a 4xx with a reason; the daemon goes on.
 
 mod body;
+pub(crate) mod coverage;
 mod listener;
 pub(crate) mod model;
 mod routes;
+mod rules;
 
 use std::fs;
 use std::io;

@@ -4,16 +4,17 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use flowtag_engine::{
-    Announcement, Change, ChangeKind, End, EndReason, FlowId, FlowView, Registry, Selector, Source,
-};
-use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, Tag};
+use flowtag_engine::{Announcement, Change, ChangeKind, End, FlowId, FlowView, Registry, Selector, Source};
+use flowtag_kernel::mark::{self, InterfaceCounters};
+use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, StrategyError, Tag};
 use jiff::Timestamp;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::config::{RuleProblem, RuleText};
 use crate::outputs::firefly;
+use crate::rules::{Origin, RuleView};
 
 /// Events that one request may carry.
 pub(crate) const MAX_EVENTS: usize = 10_000;
@@ -85,6 +86,9 @@ pub(crate) struct StartRequest {
     /// In place of experiment and activity: `experiment << 6 | activity`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) scitag: Option<u64>,
+    /// Where the tag is written; none: as `mark.strategy` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) strategy: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,6 +205,10 @@ pub(crate) enum ModelError {
     Name(#[from] flowtag_engine::ResolveError),
     #[error(transparent)]
     Tag(#[from] flowtag_wire::TagError),
+    #[error(transparent)]
+    Strategy(#[from] StrategyError),
+    #[error(transparent)]
+    Rule(#[from] RuleProblem),
     #[error("whose flow it is is missing: give experiment and activity, or scitag, and not both")]
     NoTag,
     #[error("which flow is missing: give id, or protocol, src and dst, and not both")]
@@ -227,6 +235,7 @@ impl StartRequest {
     pub(crate) fn announcement(&self, registry: &Registry) -> Result<Announcement, ModelError> {
         let flow = flow(&self.protocol, &self.src, &self.dst)?;
         Ok(Announcement {
+            strategy: self.strategy.as_deref().map(str::parse).transpose()?,
             start_time: self.start_time,
             application: self.application()?,
             ..Announcement::new(flow, self.tag(registry)?, SOURCE)
@@ -287,10 +296,14 @@ pub(crate) struct Flow {
     pub(crate) label: Option<String>,
     /// `marked`, `not-ipv6`, `table-full`, or `off` when the daemon does not mark.
     pub(crate) marking: String,
+    /// Where it is written, or would be, as `label+destination`.
+    pub(crate) strategy: String,
+    /// The rule that found it; none: it was announced.
+    pub(crate) rule: Option<String>,
     pub(crate) start_time: Timestamp,
     pub(crate) last_activity: Timestamp,
     pub(crate) application: Option<String>,
-    /// Which input announced it.
+    /// Who gave it its tag.
     pub(crate) source: String,
 }
 
@@ -311,6 +324,8 @@ impl Flow {
             scitag: ScitagInteger::from(view.tag).get(),
             label: view.label.filter(|_| marks).map(|l| l.to_string()),
             marking: if marks { view.marking.name() } else { "off" }.to_owned(),
+            strategy: view.strategy.to_string(),
+            rule: view.rule.as_deref().map(str::to_owned),
             start_time: view.start_time,
             last_activity: view.last_activity,
             application: view.application.as_deref().map(str::to_owned),
@@ -366,7 +381,7 @@ pub(crate) enum WatchLine {
     },
     Ended {
         at: Timestamp,
-        /// `requested` or `idle`.
+        /// `requested`, `idle` or `closed`.
         reason: String,
         flow: Flow,
     },
@@ -382,22 +397,53 @@ impl WatchLine {
         match change.kind {
             ChangeKind::Started => Self::Started { at, flow },
             ChangeKind::Updated => Self::Updated { at, flow },
-            ChangeKind::Ended(reason) => {
-                let reason = match reason {
-                    EndReason::Requested { .. } => "requested",
-                    EndReason::Idle => "idle",
-                };
-                Self::Ended { at, reason: reason.to_owned(), flow }
-            }
+            ChangeKind::Ended(reason) => Self::Ended { at, reason: reason.name().to_owned(), flow },
         }
     }
 }
 
+/// A rule as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RuleStatus {
+    pub(crate) origin: Origin,
+    /// False: none of the cgroups or none of the interfaces that it names is there now, so it matches nothing.
+    pub(crate) resolved: bool,
+    /// As it was written.
+    pub(crate) rule: RuleText,
+}
+
+impl From<RuleView> for RuleStatus {
+    fn from(RuleView { rule, origin, resolved }: RuleView) -> Self {
+        Self { origin, resolved, rule: rule.text }
+    }
+}
+
+/// Rules, from first to last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Rules {
+    /// False: the daemon marks nothing (`mark.enabled`), so no rule applies.
+    pub(crate) marking: bool,
+    pub(crate) rules: Vec<RuleStatus>,
+}
+
 /// Packets and bytes on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Count {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
+}
+
+impl From<mark::Count> for Count {
+    fn from(mark::Count { packets, bytes }: mark::Count) -> Self {
+        Self { packets, bytes }
+    }
+}
+
+impl std::ops::AddAssign for Count {
+    fn add_assign(&mut self, other: Self) {
+        self.packets = self.packets.saturating_add(other.packets);
+        self.bytes = self.bytes.saturating_add(other.bytes);
+    }
 }
 
 /// What the marker did on one interface.
@@ -411,6 +457,18 @@ pub(crate) struct InterfaceStatus {
     pub(crate) shared_counters: bool,
     /// By what became of the packets.
     pub(crate) counts: std::collections::BTreeMap<String, Count>,
+}
+
+impl From<&InterfaceCounters> for InterfaceStatus {
+    fn from(counters: &InterfaceCounters) -> Self {
+        Self {
+            name: counters.interface.name.clone(),
+            index: counters.interface.index,
+            hook: counters.hook.to_string(),
+            shared_counters: counters.shared,
+            counts: counters.counts.iter().map(|(v, c)| (v.name().to_owned(), (*c).into())).collect(),
+        }
+    }
 }
 
 /// One collector.

@@ -10,7 +10,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
 use axum::{Extension, Json, Router};
 use flowtag_engine::{Event, FlowId, FlowView, Outcome, Registry, Selector};
-use flowtag_kernel::mark::InterfaceCounters;
 use flowtag_wire::Experiment;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -19,19 +18,19 @@ use super::Daemon;
 use super::body::{Body, Failure, root};
 use super::listener::Caller;
 use super::model::{
-    Batch, BatchError, BatchResult, CollectorStatus, Count, EndRequest, EventRequest, Flow, FlowRequest,
-    Flows, InterfaceStatus, MAX_EVENTS, ModelError, Object, PipeStatus, StartRequest, Started, Status,
-    WatchLine,
+    Batch, BatchError, BatchResult, CollectorStatus, EndRequest, EventRequest, Flow, FlowRequest, Flows,
+    InterfaceStatus, MAX_EVENTS, ModelError, Object, PipeStatus, StartRequest, Started, Status, WatchLine,
 };
+use super::{coverage, rules};
 
 /// Errors of a batch that are told one by one.
 const MAX_ERRORS: usize = 100;
 /// Flows in one answer unless the caller wants fewer.
 const MAX_LISTED: usize = 100_000;
 
-const OPENAPI: &str = include_str!("../../../../../docs/openapi.yaml");
+pub(super) const OPENAPI: &str = include_str!("../../../../../docs/openapi.yaml");
 
-type Answer<T> = Result<T, Failure>;
+pub(super) type Answer<T> = Result<T, Failure>;
 
 /// One method of one path.
 struct Route {
@@ -41,13 +40,17 @@ struct Route {
 }
 
 /// All that is served; a test holds it against `docs/openapi.yaml`.
-const ROUTES: [Route; 10] = [
+const ROUTES: [Route; 14] = [
     Route { method: MethodFilter::GET, path: "/v1/flows", handler: |m| on(m, list) },
     Route { method: MethodFilter::POST, path: "/v1/flows", handler: |m| on(m, start) },
     Route { method: MethodFilter::POST, path: "/v1/flows/end", handler: |m| on(m, end) },
     Route { method: MethodFilter::POST, path: "/v1/flows/find", handler: |m| on(m, find) },
     Route { method: MethodFilter::GET, path: "/v1/flows/{id}", handler: |m| on(m, show) },
     Route { method: MethodFilter::POST, path: "/v1/events", handler: |m| on(m, events) },
+    Route { method: MethodFilter::GET, path: "/v1/rules", handler: |m| on(m, rules::list) },
+    Route { method: MethodFilter::POST, path: "/v1/rules", handler: |m| on(m, rules::add) },
+    Route { method: MethodFilter::DELETE, path: "/v1/rules/{name}", handler: |m| on(m, rules::delete) },
+    Route { method: MethodFilter::GET, path: "/v1/coverage", handler: |m| on(m, coverage::show) },
     Route { method: MethodFilter::GET, path: "/v1/watch", handler: |m| on(m, watch) },
     Route { method: MethodFilter::GET, path: "/v1/status", handler: |m| on(m, status) },
     Route { method: MethodFilter::GET, path: "/v1/health", handler: |m| on(m, health) },
@@ -70,7 +73,7 @@ pub(super) fn router(daemon: Daemon) -> Router {
         .with_state(daemon)
 }
 
-fn log(caller: Caller, what: &str, detail: impl std::fmt::Display) {
+pub(super) fn log(caller: Caller, what: &str, detail: impl std::fmt::Display) {
     tracing::info!(uid = caller.uid, pid = caller.pid, "{what}: {detail}");
 }
 
@@ -267,7 +270,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
         started: daemon.started,
         flows,
         max_flows,
-        interfaces: interfaces.map(|all| all.iter().map(interface_status).collect()),
+        interfaces: interfaces.map(|all| all.iter().map(InterfaceStatus::from).collect()),
         engine: counters,
         fireflies: daemon.fireflies.as_ref().map(|c| c.snapshot()),
         collectors: daemon.collectors.all().iter().map(|t| collector_status(t)).collect(),
@@ -277,17 +280,6 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
             refused: c.refused.load(Ordering::Relaxed),
         }),
     }))
-}
-
-fn interface_status(counters: &InterfaceCounters) -> InterfaceStatus {
-    let count = |c: &flowtag_kernel::mark::Count| Count { packets: c.packets, bytes: c.bytes };
-    InterfaceStatus {
-        name: counters.interface.name.clone(),
-        index: counters.interface.index,
-        hook: counters.hook.to_string(),
-        shared_counters: counters.shared,
-        counts: counters.counts.iter().map(|(v, c)| (v.name().to_owned(), count(c))).collect(),
-    }
 }
 
 fn collector_status(target: &crate::outputs::firefly::Target) -> CollectorStatus {
@@ -325,7 +317,7 @@ fn refused(outcome: Outcome) -> Failure {
 }
 
 impl Daemon {
-    fn registry(&self) -> std::sync::Arc<Registry> {
+    pub(super) fn registry(&self) -> std::sync::Arc<Registry> {
         self.registry.borrow().clone()
     }
 

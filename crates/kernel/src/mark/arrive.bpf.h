@@ -1,0 +1,222 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* Packets that arrive: which tags they carry and whether those are right; and, where we add headers to what we send,
+ * room for them. */
+#ifndef FLOWTAG_MARK_ARRIVE_BPF_H
+#define FLOWTAG_MARK_ARRIVE_BPF_H
+
+#define IPPROTO_ICMPV6 58
+#define ICMPV6_PACKET_TOO_BIG 2
+#define IPV6_MIN_MTU 1280
+#define TCPOPT_EOL 0
+#define TCPOPT_NOP 1
+#define TCPOPT_MSS 2
+#define MAX_TCP_OPTIONS 10
+
+/* Tags that count as meant; most random labels read as some tag. The only element is written by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct mark_registered);
+} flowtag_known SEC(".maps");
+
+/* What arrived. Bounded: when it is full, new peers are counted under the prefix ::/64, and lost is counted where even
+ * that has no room. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, MARK_MAX_ARRIVALS);
+	__type(key, struct mark_arrival);
+	__type(value, struct mark_count);
+} flowtag_arrived SEC(".maps");
+
+static __noinline int count_arrival(struct __sk_buff *skb, struct mark_arrival *arrival)
+{
+	struct mark_count fresh = {}, *c;
+
+	if (!arrival)
+		return 0;
+	c = bpf_map_lookup_elem(&flowtag_arrived, arrival);
+	if (!c) {
+		if (bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST) == -7 /* E2BIG */) {
+			count_lost(MARK_LOST_ARRIVALS);
+			arrival->peer = 0;
+			bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST);
+		}
+		c = bpf_map_lookup_elem(&flowtag_arrived, arrival);
+	}
+	if (c)
+		add(c, packets_on_wire(skb), skb->wire_len);
+	return 0;
+}
+
+static __always_inline __u16 tag_of_label(__u32 label)
+{
+	return reverse9(label >> 9 & 0x1ff) << 6 | (label >> 2 & 0x3f);
+}
+
+static __always_inline bool is_registered(__u16 tag)
+{
+	__u32 zero = 0;
+	const struct mark_registered *known = bpf_map_lookup_elem(&flowtag_known, &zero);
+
+	return known && tag < 32768 && known->bits[tag / 64] >> (tag % 64) & 1;
+}
+
+/* Tag in an options header, 0 if there is none. */
+__noinline int tag_of_option(struct __sk_buff *skb, __u32 header)
+{
+	__u32 at = find_option(skb, header);
+	__u8 bytes[OPTION_LEN];
+
+	if (!at || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at + 2, bytes, sizeof(bytes)) || bytes[0] > 1 ||
+	    bytes[2] > 63)
+		return 0;
+	return (bytes[0] << 8 | bytes[1]) << 6 | bytes[2];
+}
+
+static __always_inline __u16 tag_that_arrived(struct __sk_buff *skb, const struct packet *p, __u8 *how)
+{
+	struct place hop = {}, dest = {};
+	__u16 tag;
+
+	if (p->first == NEXTHDR_HOP || p->first == NEXTHDR_DEST) {
+		if (!look_for(skb, &hop, p->l3 + IPV6_HLEN, p->first, NEXTHDR_HOP) && hop.tagged) {
+			*how = MARK_ARRIVED_HOP_BY_HOP;
+			return tag_of_option(skb, hop.at);
+		}
+		if (!look_for(skb, &dest, hop.exists ? hop.at + (hop.len + 1) * 8 : hop.at, hop.next, NEXTHDR_DEST) &&
+		    dest.tagged) {
+			*how = MARK_ARRIVED_DESTINATION;
+			return tag_of_option(skb, dest.at);
+		}
+	}
+	tag = tag_of_label(bpf_ntohl(p->word0) & LABEL_MASK);
+	*how = is_registered(tag) ? MARK_ARRIVED_LABEL : MARK_ARRIVED_NOTHING;
+	return *how == MARK_ARRIVED_LABEL ? tag : 0;
+}
+
+/* The flow's own packets leave the other way round. */
+static __always_inline int expected_word(const struct packet *p, __u32 *word)
+{
+	struct mark_key key __attribute__((aligned(8))) = p->key;
+
+	__builtin_memcpy(key.local_addr, p->key.remote_addr, 16);
+	__builtin_memcpy(key.remote_addr, p->key.local_addr, 16);
+	key.local_port = p->key.remote_port;
+	key.remote_port = p->key.local_port;
+	return word_of(&key, hash_of(&key), word);
+}
+
+__noinline int account(struct __sk_buff *skb)
+{
+	struct scratch *s = scratch();
+	const struct packet *p;
+	struct mark_arrival arrival = { .ifindex = skb->ifindex };
+	__u16 expected;
+	__u32 word;
+
+	if (!s)
+		return 0;
+	p = &s->p;
+	__builtin_memcpy(&arrival.peer, p->key.local_addr, sizeof(arrival.peer));
+	arrival.tag = tag_that_arrived(skb, p, &arrival.how);
+	count_arrival(skb, &arrival);
+	if (!has_ports(p->key.protocol) || p->met & MET_LATER_FRAGMENT || expected_word(p, &word) != MARK_MARKED)
+		return 0;
+	expected = tag_of_label(word & LABEL_MASK);
+	if (expected == arrival.tag)
+		return 0;
+	arrival.how = arrival.tag ? MARK_ARRIVED_MISMATCH : MARK_ARRIVED_MISSING;
+	arrival.tag = expected;
+	return count_arrival(skb, &arrival);
+}
+
+/* Offset of the MSS option of a SYN, 0: none. RFC 9293 §3.2. */
+__noinline __u32 find_mss(struct __sk_buff *skb, __u32 l4)
+{
+	__u8 option[2], offset;
+	__u32 at = l4 + 20, end;
+
+	if (l4 > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, l4 + 12, &offset, 1))
+		return 0;
+	end = l4 + (offset >> 4) * 4;
+	for (int i = 0; i < MAX_TCP_OPTIONS; i++) {
+		if (at + 4 > end || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at, option, 2))
+			return 0;
+		if (option[0] == TCPOPT_MSS && option[1] == 4)
+			return at + 2;
+		if (option[0] == TCPOPT_EOL)
+			return 0;
+		at += option[0] == TCPOPT_NOP ? 1 : option[1] < 2 ? 2 : option[1];
+	}
+	return 0;
+}
+
+/* The peer's MSS less what we add: our own stack then leaves room in every segment that it sends. */
+__noinline int lower_mss(struct __sk_buff *skb, __u32 l4, __u32 mtu, __u32 overhead)
+{
+	__u32 at = find_mss(skb, l4), most;
+	__be16 before, after;
+
+	if (!at || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at, &before, 2))
+		return 0;
+	most = bpf_ntohs(before);
+	if (mtu > IPV6_HLEN + 20 && most > mtu - IPV6_HLEN - 20)
+		most = mtu - IPV6_HLEN - 20;
+	if (most < IPV6_MIN_MTU - IPV6_HLEN - 20 + overhead)
+		return 0; /* RFC 8200 §5: no path is narrower */
+	after = bpf_htons(most - overhead);
+	/* At an odd offset the sum would need the bytes around it. */
+	if ((at - l4) & 1 || bpf_l4_csum_replace(skb, l4 + 16, before, after, 2))
+		return 0;
+	return bpf_skb_store_bytes(skb, at, &after, 2, 0);
+}
+
+/* A router's MTU is that of packets with our header: without it our stack would send packets that get too long. */
+__noinline int lower_path_mtu(struct __sk_buff *skb, __u32 l4, __u32 overhead)
+{
+	struct {
+		__u8 type, code;
+		__be16 sum;
+		__be32 mtu;
+	} icmp;
+	__be32 after;
+
+	if (l4 > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) ||
+	    icmp.type != ICMPV6_PACKET_TOO_BIG || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU + overhead)
+		return 0;
+	after = bpf_htonl(bpf_ntohl(icmp.mtu) - overhead);
+	if (bpf_l4_csum_replace(skb, l4 + 2, icmp.mtu, after, 4))
+		return 0;
+	return bpf_skb_store_bytes(skb, l4 + 4, &after, sizeof(after), 0);
+}
+
+static __always_inline void arrived_ipv6(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p)
+{
+	/* Here the peer is the source, and it is in `local`: the key is as the packet is. */
+	if (parse_ipv6(skb, p, iface->flags & MARK_IF_INNER) != MARK_MARKED || !set_aside(p))
+		return;
+	if (iface->flags & MARK_IF_COUNT_INGRESS)
+		account(skb);
+	if (iface->overhead && is_syn(skb, p))
+		lower_mss(skb, p->l4, iface->mtu, iface->overhead);
+	if (iface->overhead && p->key.protocol == IPPROTO_ICMPV6)
+		lower_path_mtu(skb, p->l4, iface->overhead);
+	if (iface->flags & MARK_IF_STRIP_INGRESS && is_stripped(p->key.local_addr, MARK_STRIP_INGRESS))
+		strip(skb);
+}
+
+SEC("tc")
+int flowtag_arrive(struct __sk_buff *skb)
+{
+	const struct mark_interface *iface = interface_of(skb);
+	struct packet p __attribute__((aligned(8))) = {};
+	__be16 proto;
+
+	if (iface && !is_expired(iface) && !protocol_of(skb, iface, &p, &proto) && proto == bpf_htons(ETH_P_IPV6))
+		arrived_ipv6(skb, iface, &p);
+	return TC_ACT_UNSPEC;
+}
+
+#endif

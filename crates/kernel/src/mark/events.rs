@@ -1,0 +1,125 @@
+//! What the programs tell: matches of rules, closed sockets, packets without room.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flowtag_wire::Tag;
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
+use zerocopy::FromBytes;
+
+use super::abi::{mark_event, mark_event_kind as kind};
+use super::{Key, Mark, Marker, flow_of, map};
+use crate::{Error, Result};
+
+/// One thing that a program saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A rule matched a packet that is in no flow of the table; its packets are marked already, if they are IPv6.
+    Matched {
+        /// The flow, local end first.
+        key: Key,
+        /// Whose it is.
+        tag: Tag,
+        /// What its packets carry.
+        mark: Mark,
+        /// Number of the rule in the order in which [`Marker::set_rules`] put them.
+        rule: u16,
+        /// Of the rules that this number counts in.
+        generation: u32,
+        /// User id of the socket; none: there is no socket.
+        user: Option<u32>,
+        /// Name of the thread that made the socket, if known.
+        process: Option<String>,
+    },
+    /// The TCP socket of a flow in the table closed.
+    Closed {
+        /// The flow.
+        key: Key,
+    },
+    /// A packet of the flow had no room for its headers: the path's MTU should be known as smaller.
+    NoRoom {
+        /// The flow.
+        key: Key,
+        /// What was to be written.
+        mark: Mark,
+        /// Longest network packet of the interface, in bytes.
+        mtu: u32,
+    },
+}
+
+/// Reads what the programs tell. One reader at a time.
+pub struct Events {
+    ring: RingBuffer<'static>,
+    seen: Arc<Mutex<Vec<Event>>>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+impl Marker {
+    /// A reader of what the programs tell. What they told while nobody read is there, too, as far as there was room.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn events(&self) -> Result<Events> {
+        let failed = |source| Error::Map { action: "read", map: "events", source };
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let mut builder = RingBufferBuilder::new();
+        builder
+            .add(self.maps.get(map::EVENTS), move |bytes| {
+                sink.lock().unwrap_or_else(PoisonError::into_inner).extend(event(bytes));
+                0
+            })
+            .map_err(failed)?;
+        Ok(Events { ring: builder.build().map_err(failed)?, seen })
+    }
+}
+
+impl Events {
+    /// What was told, after waiting for at most `limit` if there is nothing.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait.
+    pub fn next(&self, limit: Duration) -> io::Result<Vec<Event>> {
+        match self.ring.poll_raw(limit) {
+            // A signal is no reason to stop.
+            error if error < 0 && error != -libc::EINTR => return Err(io::Error::from_raw_os_error(-error)),
+            _ => {}
+        }
+        Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn event(bytes: &[u8]) -> Option<Event> {
+    let (raw, _) = mark_event::read_from_prefix(bytes).ok()?;
+    let key = flow_of(&raw.key)?;
+    if u32::from(raw.kind) == kind::MARK_EVENT_CLOSED {
+        return Some(Event::Closed { key });
+    }
+    let mark = Mark::from_word(raw.word)?;
+    match u32::from(raw.kind) {
+        kind::MARK_EVENT_NO_ROOM => Some(Event::NoRoom { key, mark, mtu: raw.mtu }),
+        kind::MARK_EVENT_MATCHED => Some(Event::Matched {
+            key,
+            tag: mark.label.tag()?,
+            mark,
+            rule: raw.rule,
+            generation: raw.generation,
+            user: (raw.user != u32::MAX).then_some(raw.user),
+            process: name(&raw.process),
+        }),
+        _ => None,
+    }
+}
+
+fn name(bytes: &[u8; 16]) -> Option<String> {
+    let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+    let text = String::from_utf8_lossy(bytes.get(..end)?);
+    let printable = |c: char| if c.is_control() { '?' } else { c };
+    (!text.is_empty()).then(|| text.chars().map(printable).collect())
+}
