@@ -79,7 +79,8 @@ pub struct Mark {
 /// One thing to do. The large ones are behind pointers, because a tick makes thousands at a time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Put `mark` on the packets of `key`, in place of the mark that they may have. IPv6 only.
+    /// Put `mark` on the packets of `key`, in place of the mark that they may have, and notice when they pass.
+    /// IPv4 packets cannot be marked and are only noticed.
     Mark {
         /// Which packets.
         key: FlowKey,

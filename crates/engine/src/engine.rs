@@ -292,7 +292,7 @@ impl Engine {
             found: origin == Origin::Adopted || what.rule.is_some(),
             rule: what.rule,
             idle_limit: what.idle_limit,
-            marking: if what.flow.is_ipv6() { Marking::Marked } else { Marking::NotIpv6 },
+            marking: Marking::of(&what.flow),
             awaiting: false,
             alarm: None,
             seldom: None,
@@ -392,7 +392,7 @@ impl Engine {
         flow.awaiting = false;
         if deadline.is_none_or(|at| at > now) {
             self.table.set_alarm(id, deadline);
-        } else if flow.marking == Marking::Marked && flow.closed().is_none() {
+        } else if flow.marking != Marking::TableFull && flow.closed().is_none() {
             flow.awaiting = true;
             effects.push(Effect::Probe { key: flow.key() });
             self.counters.probes += 1;
@@ -429,7 +429,7 @@ impl Engine {
     fn mark_failed(&mut self, now: Timestamp, key: &FlowKey, effects: &mut Vec<Effect>) -> Outcome {
         let Some(id) = self.table.id_of(key) else { return Outcome::UnknownFlow };
         // A failure of the other direction is of before the flow was turned: that mark has been withdrawn since.
-        let marked = |flow: &&mut Flow| flow.key() == *key && flow.marking == Marking::Marked;
+        let marked = |flow: &&mut Flow| flow.key() == *key && flow.marking != Marking::TableFull;
         let Some(flow) = self.table.get_mut(id).filter(marked) else { return Outcome::Done };
         flow.marking = Marking::TableFull;
         self.counters.mark_failed += 1;
@@ -545,7 +545,7 @@ fn turn(flow: &mut Flow, now: Timestamp, effects: &mut Vec<Effect>) {
 fn retry_mark(flow: &mut Flow) -> bool {
     let retry = flow.marking == Marking::TableFull;
     if retry {
-        flow.marking = Marking::Marked;
+        flow.marking = Marking::of(&flow.announced);
     }
     retry
 }

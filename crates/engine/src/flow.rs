@@ -55,13 +55,18 @@ impl FromStr for FlowId {
 pub enum Marking {
     /// The kernel was told to.
     Marked,
-    /// IPv4 packets have no place for a tag; the flow is only reported.
+    /// IPv4 packets have no place for a tag; the flow is only followed and reported.
     NotIpv6,
     /// The kernel's map was full; tried again with the next announcement of the flow.
     TableFull,
 }
 
 impl Marking {
+    /// While the kernel has room.
+    pub(crate) fn of(flow: &FiveTuple) -> Self {
+        if flow.is_ipv6() { Self::Marked } else { Self::NotIpv6 }
+    }
+
     /// In kebab case, for tables and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -152,10 +157,10 @@ impl Flow {
         if self.turned { self.announced.reversed().into() } else { self.announced.into() }
     }
 
-    /// What the kernel's map holds for the flow.
+    /// What the kernel's map holds for the flow. Also of an IPv4 flow, whose packets it only follows.
     pub(crate) fn mark(&self) -> Option<(FlowKey, Mark)> {
         let mark = || Mark { label: FlowLabel::from_tag(self.tag, self.entropy), strategy: self.strategy };
-        (self.marking == Marking::Marked).then(|| (self.key(), mark()))
+        (self.marking != Marking::TableFull).then(|| (self.key(), mark()))
     }
 
     /// Makes the kernel's map hold what [`Self::mark`] says.
@@ -218,7 +223,7 @@ impl Flow {
             flow: self.announced,
             key: self.key(),
             tag: self.tag,
-            label: self.mark().map(|(_, mark)| mark.label),
+            label: self.mark().map(|(_, mark)| mark.label).filter(|_| self.marking == Marking::Marked),
             strategy: self.strategy,
             rule: self.rule.clone(),
             start_time: self.start_time,

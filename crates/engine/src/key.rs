@@ -6,11 +6,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::hash::Hasher;
 use std::net::IpAddr;
 
-use flowtag_wire::{Endpoint, Entropy, FiveTuple, Protocol};
-use siphasher::sip::SipHasher24;
+use flowtag_wire::{Endpoint, Entropy, FiveTuple, Protocol, keyed_hash};
 
 /// A flow as the kernel matches it in packets that leave this host: from `local` to `remote`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,20 +66,10 @@ impl Pair {
         Self { protocol, low: a.min(b), high: a.max(b) }
     }
 
-    /// Five bits from SipHash-2-4 of the pair under `key`.
-    ///
-    /// draft-cc-v6ops-wlcg-flow-label-marking wants the bits chosen at random once per flow and stable for its
-    /// lifetime. A keyed hash is both without being remembered: it survives a repeated START, an END and START of
-    /// the same 5-tuple, a change of direction and a restart with the same key, and tells outsiders nothing.
+    /// Five bits of [`keyed_hash`].
     pub(crate) fn entropy(&self, key: &[u8; 16]) -> Entropy {
-        let mut hasher = SipHasher24::new_with_key(key);
-        hasher.write(&[self.protocol.number()]);
-        for end in [self.low, self.high] {
-            hasher.write(&octets(end.addr()));
-            hasher.write(&end.port().to_be_bytes());
-        }
         // The low half is as good as the whole: every bit of a SipHash depends on every bit of the input.
-        Entropy::from_random(hasher.finish() as u32)
+        Entropy::from_random(keyed_hash(self.protocol, [self.low, self.high], key) as u32)
     }
 }
 
@@ -94,14 +82,5 @@ impl From<&FiveTuple> for Pair {
 impl From<&FlowKey> for Pair {
     fn from(key: &FlowKey) -> Self {
         Self::new(key.protocol, key.local, key.remote)
-    }
-}
-
-/// 16 octets for either family, so that the hashed input has one length. IPv4 as `::ffff:a.b.c.d`, which no IPv6
-/// endpoint can be: [`Endpoint`] unwraps it.
-fn octets(addr: IpAddr) -> [u8; 16] {
-    match addr {
-        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
-        IpAddr::V6(a) => a.octets(),
     }
 }

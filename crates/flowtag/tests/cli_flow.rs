@@ -102,6 +102,29 @@ fn list_shows_a_line_a_flow_and_says_how_many_there_are() {
 }
 
 #[test]
+fn a_strategy_is_shown_where_it_is_not_the_label() {
+    let daemon = daemon();
+    start(&daemon, TAG, DST);
+    let args = ["flow", "start", "--tag", TAG, "--strategy", "HopByHop+destination", "tcp", SRC, DST];
+    let off = "not marked: marking is off (mark.enabled)";
+    assert_eq!(cli::ok(&daemon, &args), format!("flow 1 updated: {TAG}; {off}\n"));
+    let table = cli::ok(&daemon, &["flow", "list"]);
+    let rows: Vec<_> = table.lines().collect();
+    assert!(
+        rows[0].starts_with("ID  TAG                 LABEL  STRATEGY                PROTO  LOCAL"),
+        "{table}"
+    );
+    assert!(rows[1].contains("  off    hop-by-hop+destination  tcp    "), "{table}");
+    assert_eq!(cli::json(&daemon, &["flow", "list"])["strategy"], "hop-by-hop+destination");
+    let ended = cli::json(&daemon, &["flow", "end", "1"]);
+    assert_eq!((&ended["strategy"], &ended["rule"]), (&json!("hop-by-hop+destination"), &Value::Null));
+    let refused =
+        refusal(&cli::run(&daemon, &["flow", "start", "--tag", TAG, "--strategy", "l", "tcp", SRC, DST]));
+    assert!(refused.contains("\"l\" is no strategy: use label, destination, hop-by-hop"), "{refused}");
+    daemon.stop();
+}
+
+#[test]
 fn list_prints_a_json_object_a_line() {
     let daemon = daemon();
     assert_eq!(cli::ok(&daemon, &["--json", "flow", "list"]), "", "no flow, no line");
@@ -259,7 +282,11 @@ fn status_names_collectors_with_their_address_or_what_is_wrong() {
 fn without_a_daemon_every_command_says_how_to_start_it() {
     let daemon = daemon();
     let socket = daemon.dir().join("elsewhere.sock");
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 9] = [
+        &["rule", "list"],
+        &["rule", "add", "--name", "x", "--tag", TAG],
+        &["rule", "del", "x"],
+        &["coverage"],
         &["flow", "start", "--tag", TAG, "tcp", SRC, DST],
         &["flow", "end", "1"],
         &["flow", "list"],

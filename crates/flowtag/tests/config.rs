@@ -34,6 +34,19 @@ fn a_misspelt_key_an_experiment_512_and_wrong_values_are_refused_at_start_and_by
         ("[mark]\nhook = \"xdp\"\n", &["mark.hook = \"xdp\"", "auto, tcx or clsact"]),
         ("[log]\nlevel = \"loud\"\n", &["log.level = \"loud\"", "error, warn, info, debug, trace"]),
         ("[mark\n", &["line 2"]),
+        ("[mark]\nlease = \"1s\"\n", &["mark.lease = \"1s\"", "1m to 7days"]),
+        (
+            "[mark]\nstrategy = \"option\"\n",
+            &["mark.strategy = \"option\"", "label, destination, hop-by-hop"],
+        ),
+        ("[mark.defaults]\neth1 = \"cms\"\n", &["mark.defaults.eth1 = \"cms\"", "EXPERIMENT/ACTIVITY"]),
+        ("[[mark.strip]]\nprefix = \"lan\"\n", &["mark.strip.prefix = \"lan\"", "2001:db8::/32"]),
+        ("[[rules]]\ntgas = \"3/14\"\n", &["line 3", "`tgas`", "did you mean `tags`?"]),
+        ("[[rules]]\nuser = \"nobody-here\"\ntag = \"3/14\"\n", &["rule \"rule-1\": user", "/etc/passwd"]),
+        (
+            "[[rules]]\nname = \"a\"\ntag = \"3/14\"\n[[rules]]\nname = \"a\"\ntag = \"3/14\"\n",
+            &["rules.name = \"a\" is there twice"],
+        ),
     ] {
         assert_refused(&flowtag(&["run", "--config"], config), expected);
         assert_refused(&flowtag(&["config", "check"], config), expected);
@@ -71,4 +84,18 @@ fn the_default_is_a_right_configuration_and_is_what_show_shows() {
     let json = flowtag(&["--json", "config", "show"], "[flows]\nmax = 5\n").stdout;
     let json: serde_json::Value = serde_json::from_slice(&json).expect("JSON");
     assert_eq!(json["flows"]["max"], 5);
+}
+
+#[test]
+fn rules_are_shown_as_they_are_written_and_what_is_shown_is_a_right_configuration() {
+    let rules = "[mark.defaults]\n\"eth*\" = \"cms/default\"\n[[mark.strip]]\nprefix = \"2001:db8::/32\"\n\
+        [[rules]]\nuser = [\"root\", 994]\nlocal_port = \"1-2\"\ntag = \"CMS/14\"\n[[rules]]\ntag = \"random\"\n";
+    let shown = String::from_utf8(flowtag(&["config", "show"], rules).stdout).expect("text");
+    let table: toml::Table = shown.parse().expect("TOML");
+    assert_eq!(table["rules"][0]["user"].to_string(), "[\"root\", 994]");
+    assert_eq!(table["rules"][0]["local_port"].to_string(), "[\"1-2\"]");
+    assert_eq!(table["mark"]["defaults"]["eth*"].as_str(), Some("cms/default"));
+    assert_eq!(table["mark"]["strip"][0]["direction"].as_str(), Some("both"));
+    let again = shown.replacen("runtime_dir", "# runtime_dir", 1);
+    assert!(flowtag(&["config", "check"], &again).status.success(), "{shown}");
 }

@@ -1,10 +1,12 @@
 //! Flow identity: both addresses, both ports, protocol. Never less.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use siphasher::sip::SipHasher24;
 
 /// Transport protocols whose flows can be told apart by ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -194,6 +196,28 @@ impl FiveTuple {
     pub const fn reversed(self) -> Self {
         Self { protocol: self.protocol, src: self.dst, dst: self.src }
     }
+}
+
+/// SipHash-2-4 under `key` of the flow between two ends, the same from either: protocol, then address and port of the
+/// lesser end and of the greater, IPv4 as `::ffff:a.b.c.d`.
+///
+/// From it come the entropy bits of a label: draft-cc-v6ops-wlcg-flow-label-marking wants them random once per flow and
+/// stable for its lifetime. A keyed hash is both without being remembered: it survives a repeated START, a change of
+/// direction and a restart with the same key, the programs in the kernel can compute it, and it tells outsiders nothing.
+#[must_use]
+pub fn keyed_hash(protocol: Protocol, ends: [Endpoint; 2], key: &[u8; 16]) -> u64 {
+    let [a, b] = ends;
+    let mut hasher = SipHasher24::new_with_key(key);
+    hasher.write(&[protocol.number()]);
+    for end in [a.min(b), a.max(b)] {
+        let address = match end.addr {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+            IpAddr::V6(v6) => v6,
+        };
+        hasher.write(&address.octets());
+        hasher.write(&end.port.to_be_bytes());
+    }
+    hasher.finish()
 }
 
 /// `tcp [2001:db8::1]:443 > [2001:db8::2]:5001`.

@@ -26,7 +26,7 @@ pub mod tag;
 
 pub use capture::{Capture, CaptureError, Record};
 pub use firefly::{Firefly, ReadError, State, Usage, WriteError};
-pub use flow::{Endpoint, FiveTuple, FlowError, Protocol};
+pub use flow::{Endpoint, FiveTuple, FlowError, Protocol, keyed_hash};
 pub use option::Found;
 pub use packet::{LinkType, Packet, PacketError};
 pub use strategy::{Strategy, StrategyError};

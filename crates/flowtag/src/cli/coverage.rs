@@ -44,9 +44,8 @@ fn lines(coverage: &Coverage) -> Vec<String> {
     lines.extend(received(coverage));
     lines.extend(mismatches(coverage));
     let lost = |count: u64, what: &str| (count > 0).then(|| format!("{count} {what}"));
-    let events =
-        "matches of rules or closed sockets came too fast to be told: flows are missing, or end late";
-    let arrivals = "packets came from too many networks to tell them apart: they count as from ::/64";
+    let events = "events of the kernel were lost: some flows are missing, or end late";
+    let arrivals = "packets from too many networks to keep apart count as from ::/64";
     let notes: Vec<_> = [lost(coverage.lost_events, events), lost(coverage.lost_arrivals, arrivals)]
         .into_iter()
         .flatten()
@@ -205,7 +204,11 @@ fn share(part: u64, all: u64) -> String {
     }
     // Both are far below 2^53.
     let percent = 100.0 * part as f64 / all as f64;
-    if part > 0 && percent < 0.05 { "<0.1%".to_owned() } else { format!("{percent:.1}%") }
+    match percent {
+        few if part > 0 && few < 0.05 => "<0.1%".to_owned(),
+        most if part < all && most >= 99.95 => ">99.9%".to_owned(),
+        percent => format!("{percent:.1}%"),
+    }
 }
 
 /// Three digits and a decimal unit: `1.35 GB`.
@@ -314,7 +317,7 @@ mod tests {
                 "RECEIVED FOR FLOWS OF  WITH    FROM               PACKETS    BYTES",
                 "cms/Analysis Input     no tag  2001:db8:0:9::/64       12  12.0 kB",
                 "",
-                "3 packets came from too many networks to tell them apart: they count as from ::/64",
+                "3 packets from too many networks to keep apart count as from ::/64",
             ]
         );
     }
@@ -337,6 +340,20 @@ mod tests {
             assert!(meaning(verdict.name()).chars().count() <= 50, "{verdict:?}");
         }
         assert_eq!(meaning("of_tomorrow"), "of tomorrow");
+    }
+
+    #[test]
+    fn a_share_is_none_or_all_only_if_it_is() {
+        for (part, all, expected) in [
+            (0, 0, "-"),
+            (0, 9, "0.0%"),
+            (1, 9999, "<0.1%"),
+            (1, 3, "33.3%"),
+            (9998, 9999, ">99.9%"),
+            (9, 9, "100.0%"),
+        ] {
+            assert_eq!(share(part, all), expected);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `flowtag detach`: takes everything of flowtag out of the kernel.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,16 +48,18 @@ impl Detach {
                 runtime_dir.display()
             );
         }
-        let mut removed = mark::remove_pinned(pin.as_deref(), Some(&runtime_dir))
-            .context("not everything of flowtag could be taken out of the kernel: run as root")?;
-        removed.dedup();
+        let removed: BTreeSet<_> = mark::remove_pinned(pin.as_deref(), Some(&runtime_dir))
+            .context("not everything of flowtag could be taken out of the kernel: run as root")?
+            .into_iter()
+            .collect();
         if json {
             return output::json(&serde_json::json!({ "removed": removed }));
         }
-        match removed.as_slice() {
-            [] => output::line("nothing of flowtag is in the kernel"),
-            removed => output::line(format_args!("removed: {}", removed.join(", "))),
+        if removed.is_empty() {
+            return output::line("nothing of flowtag is in the kernel");
         }
+        let removed: Vec<_> = removed.iter().map(String::as_str).collect();
+        output::line(format_args!("removed: {}", removed.join(", ")))
     }
 }
 

@@ -153,10 +153,10 @@ impl Start {
         let flow = &started.flow;
         let carries = match (&flow.label, flow.marking.as_str()) {
             (Some(label), _) if flow.strategy == LABEL => format!("packets carry label {label}"),
-            (Some(_), _) => format!("packets carry the tag by {}", flow.strategy),
-            (None, "not-ipv6") => "IPv4 has no flow label: reported, not marked".to_owned(),
-            (None, "table-full") => "not marked: the kernel's table is full (flows.max)".to_owned(),
-            (None, _) => "not marked: marking is off (mark.enabled)".to_owned(),
+            (_, "marked") => format!("packets carry the tag by {}", flow.strategy),
+            (_, "not-ipv6") => "IPv4 has no flow label: reported, not marked".to_owned(),
+            (_, "table-full") => "not marked: the kernel's table is full (flows.max)".to_owned(),
+            _ => "not marked: marking is off (mark.enabled)".to_owned(),
         };
         output::line(format_args!("flow {} {}: {}; {carries}", flow.id, started.outcome, tag_of(flow)))
     }

@@ -13,7 +13,7 @@ use crate::rules::{Origin, Placed};
 /// Characters of a line.
 const WIDTH: usize = 80;
 /// Conditions get no less, also where names are long.
-const LEAST: usize = 30;
+const LEAST: usize = 24;
 
 /// List, add or delete rules of the running daemon.
 ///
@@ -79,9 +79,9 @@ struct Add {
     #[arg(long, value_name = "NAME")]
     before: Option<String>,
     #[command(flatten)]
-    conditions: Conditions,
-    #[command(flatten)]
     control: Control,
+    #[command(flatten)]
+    conditions: Conditions,
 }
 
 #[derive(Debug, Args)]
@@ -269,7 +269,7 @@ fn matches(status: &RuleStatus, width: usize) -> Vec<String> {
         lines.push("everything".to_owned());
     }
     if !status.resolved {
-        lines.push("(not there now: nothing matches)".to_owned());
+        lines.push("(absent: matches nothing)".to_owned());
     }
     lines
 }
@@ -329,7 +329,7 @@ mod tests {
                 "                                                    2001:db8:5::/48,",
                 "                                                    2001:db8:6::/48,",
                 "                                                    2001:db8:7::/48",
-                "                                                  (not there now: nothing matches)",
+                "                                                  (absent: matches nothing)",
                 "test    3/14, 2/9                        api      local port 1094, 2000-3000",
                 "rest    random                           default  everything",
             ]

@@ -18,6 +18,8 @@
 #include "rules.bpf.h"
 #include "options.bpf.h"
 
+#define IPPROTO_ICMPV6 58
+#define ICMPV6_ECHO_REPLY 129
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
 
 static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word)
@@ -167,6 +169,16 @@ static __noinline int remember_fragment(const struct packet *p, __u32 word, int 
 	return 0;
 }
 
+/* Neighbour Discovery, Multicast Listener Discovery and the like (RFC 4861, RFC 3810) belong to the link, not to anybody's
+ * traffic; errors and echoes (RFC 4443) are types up to 129. */
+static __always_inline bool is_of_link(struct __sk_buff *skb, const struct packet *p)
+{
+	__u8 type;
+
+	return p->key.protocol == IPPROTO_ICMPV6 && p->l4 <= MAX_L4_OFFSET &&
+	       !bpf_skb_load_bytes(skb, p->l4, &type, 1) && type > ICMPV6_ECHO_REPLY;
+}
+
 /* For the functions that find their packet in scratch. */
 static __always_inline bool set_aside(const struct packet *p)
 {
@@ -186,7 +198,7 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 	if (p->met & MET_LATER_FRAGMENT)
 		return of_first_fragment(p, word);
 	verdict = word_of(&p->key, hash_of(&p->key), word);
-	if (verdict == MARK_NO_FLOW && iface->flags & MARK_IF_RULES && set_aside(p)) {
+	if (verdict == MARK_NO_FLOW && iface->flags & MARK_IF_RULES && !is_of_link(skb, p) && set_aside(p)) {
 		__u64 judged = by_rules(skb);
 
 		*word = judged >> 32;

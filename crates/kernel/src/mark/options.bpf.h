@@ -101,27 +101,29 @@ static __always_inline int look_for(struct __sk_buff *skb, struct place *place, 
 }
 
 /* Puts the option into a header that is there (RFC 8200 §4.1: no second one of a kind), or makes one. In a header that
- * is there it becomes the first option, and the others move by 8 bytes, which keeps their alignment. */
+ * is there it becomes the first option, and the others move by 8 bytes, which keeps their alignment. The padding that this
+ * takes goes before it: Linux drops packets with more than seven bytes of padding in a row, and there may be some behind. */
 static __noinline int insert(struct __sk_buff *skb, __u32 outer, const struct place *place, __u32 word)
 {
 	__u32 experiment, size = 8;
-	__u8 bytes[10] = {};
+	__u8 bytes[10] = {}, *option = bytes + 2;
 
 	if (!place || open_gap(skb, outer, place->at))
 		return MARK_WRITE_FAILED;
 	experiment = reverse9(word >> 9 & 0x1ff);
 	bytes[0] = place->next;
-	bytes[2] = OPTION_TYPE;
-	bytes[3] = OPTION_LEN;
-	bytes[4] = experiment >> 8;
-	bytes[5] = experiment;
-	bytes[6] = word >> 2 & 0x3f;
 	if (place->exists) {
 		bytes[1] = place->len + 1;
-		bytes[7] = PAD_N;
-		bytes[8] = 1;
+		bytes[2] = PAD_N;
+		bytes[3] = 1;
+		option = bytes + 5;
 		size = sizeof(bytes); /* over the first two bytes of the header, which are now the first of these */
 	}
+	option[0] = OPTION_TYPE;
+	option[1] = OPTION_LEN;
+	option[2] = experiment >> 8;
+	option[3] = experiment;
+	option[4] = word >> 2 & 0x3f;
 	return store(skb, place->at, bytes, size);
 }
 
@@ -238,13 +240,14 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 	return adjust_headers(skb, p, word, first, need);
 }
 
-/* Overwrites our option in one header by padding: nothing moves, no length changes. */
-static __always_inline int strip_option(struct __sk_buff *skb, __u32 header)
+/* Overwrites our option in one header: nothing moves, no length changes. By padding where it is alone; else by zeros, which
+ * are no tag, since with the padding around it there could be more than the seven bytes in a row that Linux takes. */
+static __always_inline int strip_option(struct __sk_buff *skb, const struct place *place)
 {
-	__u32 at = find_option(skb, header);
-	__u8 padding[2 + OPTION_LEN] = { PAD_N, OPTION_LEN };
+	__u32 at = find_option(skb, place->at);
+	__u8 nothing[2 + OPTION_LEN] = { place->len ? OPTION_TYPE : PAD_N, OPTION_LEN };
 
-	return at ? store(skb, at, padding, sizeof(padding)) : MARK_MARKED;
+	return at ? store(skb, at, nothing, sizeof(nothing)) : MARK_MARKED;
 }
 
 /* Clears label and options of scratch.p. */
@@ -267,11 +270,11 @@ __noinline int strip(struct __sk_buff *skb)
 		return verdict; /* covers the options, not the label (RFC 4302 §3.3.3.1.2.1) */
 	if (look_for(skb, &hop, p->l3 + IPV6_HLEN, p->first, NEXTHDR_HOP))
 		return verdict;
-	if (hop.tagged && strip_option(skb, hop.at))
+	if (hop.tagged && strip_option(skb, &hop))
 		verdict = MARK_WRITE_FAILED;
 	if (look_for(skb, &dest, hop.exists ? hop.at + (hop.len + 1) * 8 : hop.at, hop.next, NEXTHDR_DEST))
 		return verdict;
-	if (dest.tagged && strip_option(skb, dest.at))
+	if (dest.tagged && strip_option(skb, &dest))
 		verdict = MARK_WRITE_FAILED;
 	return verdict;
 }

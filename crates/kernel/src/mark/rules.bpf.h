@@ -248,7 +248,7 @@ static __always_inline __u32 reverse9(__u32 value)
 	return out;
 }
 
-/* SipHash of protocol and both ends, the lesser first, as the engine computes it (engine/src/key.rs). */
+/* As flowtag_wire::keyed_hash. */
 static __noinline __u64 hash_of_flow(struct scratch *s)
 {
 	const struct mark_key *key;

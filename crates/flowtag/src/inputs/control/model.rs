@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flowtag_engine::{Announcement, Change, ChangeKind, End, FlowId, FlowView, Registry, Selector, Source};
 use flowtag_kernel::mark::{self, InterfaceCounters};
-use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, StrategyError, Tag};
+use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, ScitagInteger, Strategy, StrategyError, Tag};
 use jiff::Timestamp;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -292,7 +292,7 @@ pub(crate) struct Flow {
     pub(crate) experiment_name: Option<String>,
     pub(crate) activity_name: Option<String>,
     pub(crate) scitag: u16,
-    /// What its packets carry, as `0x30038`.
+    /// The flow label that its packets carry, as `0x30038`.
     pub(crate) label: Option<String>,
     /// `marked`, `not-ipv6`, `table-full`, or `off` when the daemon does not mark.
     pub(crate) marking: String,
@@ -322,7 +322,10 @@ impl Flow {
             experiment_name: registry.experiment_name(experiment).map(str::to_owned),
             activity_name: registry.activity_name(experiment, activity).map(str::to_owned),
             scitag: ScitagInteger::from(view.tag).get(),
-            label: view.label.filter(|_| marks).map(|l| l.to_string()),
+            label: view
+                .label
+                .filter(|_| marks && view.strategy.contains(Strategy::LABEL))
+                .map(|l| l.to_string()),
             marking: if marks { view.marking.name() } else { "off" }.to_owned(),
             strategy: view.strategy.to_string(),
             rule: view.rule.as_deref().map(str::to_owned),

@@ -17,14 +17,12 @@ mod order;
 #[cfg(test)]
 mod tests;
 
-use std::hash::Hasher;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use flowtag_wire::{Endpoint, Entropy, FlowLabel, Strategy, Tag};
+use flowtag_wire::{Endpoint, Entropy, FlowLabel, Strategy, Tag, keyed_hash};
 use ipnet::{IpNet, Ipv4Net};
-use siphasher::sip::SipHasher24;
 
 pub use compile::{Bank, Class, Compiled, Prefix, RuleAction, RuleSet, RulesError, Value, compile};
 pub use order::order;
@@ -181,7 +179,7 @@ impl Action {
     /// [`super::Settings::entropy_key`].
     #[must_use]
     pub fn mark(&self, flow: &super::Key, entropy_key: &[u8; 16]) -> Option<super::Mark> {
-        let hash = hash(flow, entropy_key);
+        let hash = keyed_hash(flow.protocol, [flow.local, flow.remote], entropy_key);
         let choice = (hash >> 32) as u32;
         let (tag, strategy) = match self {
             Self::Mark { tags, strategy } => (*tags.get(choice as usize % tags.len().max(1))?, *strategy),
@@ -193,15 +191,4 @@ impl Action {
         };
         Some(super::Mark { label: FlowLabel::from_tag(tag, Entropy::from_random(hash as u32)), strategy })
     }
-}
-
-/// SipHash of protocol and both ends, the lesser first: as the engine makes entropy, and as the program does.
-fn hash(flow: &super::Key, key: &[u8; 16]) -> u64 {
-    let mut hasher = SipHasher24::new_with_key(key);
-    hasher.write(&[flow.protocol.number()]);
-    for end in [flow.local.min(flow.remote), flow.local.max(flow.remote)] {
-        hasher.write(&super::octets(end.addr()));
-        hasher.write(&end.port().to_be_bytes());
-    }
-    hasher.finish()
 }
