@@ -228,7 +228,7 @@ struct mark_event {
 	__u8 pad;
 	__u32 generation;   /* of the rules */
 	__u8 process[16];   /* that made the socket, if known */
-	__u32 mtu;	    /* of the interface */
+	__u32 mtu;	    /* of the interface, less outer headers */
 	__u32 pad2;
 };
 

@@ -24,6 +24,9 @@ enum met {
 	MET_FRAGMENT = 1,	/* a fragment header of a packet in several fragments */
 	MET_LATER_FRAGMENT = 2, /* … that is not the first: no ports in it */
 	MET_AUTH = 4,		/* an authentication header */
+	MET_SEALED = 8,		/* … around the IPv6 header that is written */
+	MET_IN_FRAGMENT = 16,	/* a fragment header around the IPv6 header that is written */
+	MET_AROUND = 32,	/* a fragment header around another IPv6 header, whose addresses are the key's */
 };
 
 struct chain {

@@ -29,7 +29,15 @@ fn main() {
                 "clang could not compile {source}: {e:#}\nneeded: clang 14 or newer (`make setup` installs it)"
             );
         }
-        println!("cargo:rerun-if-changed={source}");
+    }
+    for source in ["src/mark"].into_iter().flat_map(|folder| sources(&manifest.join(folder))) {
+        println!("cargo:rerun-if-changed={}", source.display());
     }
     println!("cargo:rerun-if-changed={}", bpf.display());
+}
+
+/// What an object is made of beside the headers of `bpf`.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("a feature's folder").flatten().map(|entry| entry.path());
+    entries.filter(|path| path.extension().is_some_and(|e| e == "c" || e == "h")).collect()
 }

@@ -5,6 +5,7 @@
 //! what the kernel takes, with the built-in rules in front and the defaults of interfaces at the end. Nothing here
 //! looks at the host: interfaces and cgroups are arguments.
 
+use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,6 +19,7 @@ use serde::de::{IntoDeserializer, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{self, Action, MAX_RULES, Many, Rule, RuleText};
+use crate::supervisor::throttle::chain;
 
 /// Who wrote a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +63,8 @@ pub(crate) enum RuleError {
     Default(String),
     #[error("there are {MAX_RULES} rules, which is all that the kernel takes: delete some first")]
     Full,
+    #[error("the kernel does not take the rules: {}", chain(.0))]
+    Kernel(#[source] flowtag_kernel::Error),
     #[error("cannot keep the rules in {path}: {source}")]
     Save {
         path: PathBuf,
@@ -292,12 +296,14 @@ impl Resolved {
     pub(crate) fn new(
         store: &RuleStore,
         mark: Option<&config::Mark>,
+        firefly_ports: &BTreeSet<u16>,
         interfaces: &[Interface],
         cgroup: &dyn Fn(&str) -> Option<Cgroup>,
     ) -> Self {
         let strategy = mark.map(|mark| mark.strategy).unwrap_or_default();
         let resolve = |rule: &Rule| resolve(rule, strategy, interfaces, cgroup);
-        let builtin = mark.filter(|mark| mark.exclude_private).map(|_| builtin()).unwrap_or_default();
+        let private = mark.filter(|mark| mark.exclude_private).map(|_| builtin()).unwrap_or_default();
+        let builtin: Vec<_> = fireflies(firefly_ports).into_iter().chain(private).collect();
         let defaults = mark.map_or(&[][..], |mark| &mark.defaults);
         let asked = store.list();
         // Only what people wrote changes places among itself: what is excluded stays excluded.
@@ -348,6 +354,18 @@ fn resolve(
             Action::Never => kernel::Action::Never,
         },
     }
+}
+
+/// Fireflies are nobody's traffic: each would be a flow to send fireflies about.
+fn fireflies(ports: &BTreeSet<u16>) -> Option<Rule> {
+    let text = RuleText {
+        name: Some("builtin:fireflies".to_owned()),
+        protocol: Many(vec![config::NameOrNumber::Name("udp".to_owned())]),
+        remote_port: Many(ports.iter().map(|port| config::NameOrNumber::Number(i64::from(*port))).collect()),
+        tag: Some("never".to_owned()),
+        ..RuleText::default()
+    };
+    if ports.is_empty() { None } else { Rule::internal(text, Registry::embedded()).ok() }
 }
 
 /// Traffic that stays on the host, on the link or within a private network.
@@ -541,7 +559,7 @@ mod tests {
         let interface = |index, name: &str| Interface { index, name: name.into(), link_type: 1, mtu: 1500 };
         let interfaces = [interface(1, "lo"), interface(2, "eth0"), interface(5, "eth1")];
         let cgroup = |name: &str| (name == "a.service").then_some(Cgroup { id: 77, level: 2 });
-        let resolved = Resolved::new(&store, None, &interfaces, &cgroup);
+        let resolved = Resolved::new(&store, None, &BTreeSet::new(), &interfaces, &cgroup);
         let found: Vec<_> =
             resolved.rules.iter().map(|r| (r.interfaces.clone(), r.cgroups.as_ref().map(Vec::len))).collect();
         assert_eq!(found, [(Some(vec![2, 5]), Some(1)), (None, Some(0)), (Some(vec![]), None), (None, None)]);
@@ -559,7 +577,7 @@ mod tests {
         ]);
         let mark = mark("[mark]\nstrategy = \"destination\"\nexclude_private = false\n");
         let actions = |mark| {
-            let resolved = Resolved::new(&store, mark, &[], &|_| None);
+            let resolved = Resolved::new(&store, mark, &BTreeSet::new(), &[], &|_| None);
             resolved.rules.into_iter().map(|rule| rule.action).collect::<Vec<_>>()
         };
         let tags = vec![flowtag_wire::Tag::new(3, 14).expect("a tag")];
@@ -581,7 +599,7 @@ mod tests {
             rule(r#"{"name": "host", "local": "fc00::/7", "remote": "fd00::1", "tag": "3/15"}"#),
         ]);
         let mark = mark("[mark.defaults]\neth0 = \"cms/default\"\n");
-        let resolved = Resolved::new(&store, Some(&mark), &[], &|_| None);
+        let resolved = Resolved::new(&store, Some(&mark), &BTreeSet::new(), &[], &|_| None);
         let order = names(resolved.views.iter().map(|view| &view.rule));
         let kernel: Vec<_> = resolved.rules.iter().map(|rule| &*rule.name).collect();
         assert_eq!(order, kernel, "both lists have one order");
@@ -594,7 +612,7 @@ mod tests {
     fn rules_leave_alone_what_stays_on_the_host_on_the_link_or_in_a_private_network() {
         let excluded = |local: &str, remote: &str| {
             let store = store(&["everything"], &[]);
-            let resolved = Resolved::new(&store, Some(&mark("")), &[], &|_| None);
+            let resolved = Resolved::new(&store, Some(&mark("")), &BTreeSet::new(), &[], &|_| None);
             let subject = Subject::new(6, endpoint(local), endpoint(remote));
             let at = first(&resolved.rules, &subject).expect("one matches");
             resolved.views[at].origin == Origin::Builtin

@@ -249,7 +249,7 @@ fn rules_come_and_go(contract: &mut Contract, daemon: &Daemon) {
         let names = rules["rules"].as_array().expect("rules").iter().map(|r| r["rule"]["name"].clone());
         names.collect::<Vec<_>>()
     };
-    assert_eq!(names(contract), ["configured", "xrootd", "site", "test"]);
+    assert_eq!(names(contract), ["builtin:fireflies", "configured", "xrootd", "site", "test"]);
     for (name, status) in
         [("site", 200), ("site", 404), ("configured", 409), ("builtin:private", 409), ("%ff", 400)]
     {
@@ -261,7 +261,7 @@ fn rules_come_and_go(contract: &mut Contract, daemon: &Daemon) {
         refused["error"].as_str().expect("text").contains("before: there is no rule \"site\""),
         "{refused}"
     );
-    assert_eq!(names(contract), ["configured", "xrootd", "test"]);
+    assert_eq!(names(contract), ["builtin:fireflies", "configured", "xrootd", "test"]);
 }
 
 fn a_rule_too_many_is_refused(contract: &mut Contract) {
@@ -373,26 +373,44 @@ fn what_the_description_calls_malformed_is_what_the_daemon_refuses_as_malformed(
         ),
         ("event by position", "/v1/events", json!([["end", 1]]), "[0]"),
         ("strategy as number", "/v1/flows", with("strategy", json!(1)), "strategy"),
-        ("unknown key", "/v1/rules", json!({ "name": "x", "tga": "3/14" }), "unknown field `tga`"),
-        ("number for a prefix", "/v1/rules", json!({ "name": "x", "remote": [5], "tag": "3/14" }), "remote"),
-        (
-            "object for a port",
-            "/v1/rules",
-            json!({ "name": "x", "local_port": {}, "tag": "3/14" }),
-            "local_port",
-        ),
-        ("broken port", "/v1/rules", json!({ "name": "x", "local_port": 1.5, "tag": "3/14" }), "local_port"),
-        ("place as number", "/v1/rules", json!({ "name": "x", "before": 1, "tag": "3/14" }), "before"),
-        ("rule by position", "/v1/rules", json!(["x", "3/14"]), "object"),
     ];
     for (what, path, body, expected) in cases {
-        let valid = contract.validator(contract.request_schema(path)).is_valid(&body);
-        assert!(!valid, "{what}: the description allows {body}");
-        let answer = api::post(&daemon, path, &body);
-        assert_eq!(answer.status, 400, "{what}: {}", answer.error());
-        assert!(answer.error().contains(expected), "{what}: {}", answer.error());
+        assert_malformed(&contract, &daemon, (what, path), &body, expected);
     }
     daemon.stop();
+}
+
+#[test]
+fn malformed_rules_are_refused_with_the_key() {
+    let contract = Contract::new();
+    let daemon = daemon();
+    let cases = [
+        ("unknown key", json!({ "name": "x", "tga": "3/14" }), "unknown field `tga`"),
+        ("number for a prefix", json!({ "name": "x", "remote": [5], "tag": "3/14" }), "remote"),
+        ("object for a port", json!({ "name": "x", "local_port": {}, "tag": "3/14" }), "local_port"),
+        ("broken port", json!({ "name": "x", "local_port": 1.5, "tag": "3/14" }), "local_port"),
+        ("place as number", json!({ "name": "x", "before": 1, "tag": "3/14" }), "before"),
+        ("rule by position", json!(["x", "3/14"]), "object"),
+    ];
+    for (what, body, expected) in cases {
+        assert_malformed(&contract, &daemon, (what, "/v1/rules"), &body, expected);
+    }
+    daemon.stop();
+}
+
+#[track_caller]
+fn assert_malformed(
+    contract: &Contract,
+    daemon: &Daemon,
+    (what, path): (&str, &str),
+    body: &Value,
+    expected: &str,
+) {
+    let valid = contract.validator(contract.request_schema(path)).is_valid(body);
+    assert!(!valid, "{what}: the description allows {body}");
+    let answer = api::post(daemon, path, body);
+    assert_eq!(answer.status, 400, "{what}: {}", answer.error());
+    assert!(answer.error().contains(expected), "{what}: {}", answer.error());
 }
 
 #[test]

@@ -223,11 +223,16 @@ fn ports_prefixes_protocols_interfaces_and_order_choose_the_rule() {
     let mut all = seen(&captured);
     all.extend(seen(&far.stop().expect("captured")));
     let (tcp, udp): (Vec<_>, Vec<_>) = all.into_iter().partition(|p| p.protocol == 6);
+    let mut wrong = Vec::new();
     for (what, src, dst, expected) in rows {
         let packets = between(&udp, src, dst);
         assert_eq!(packets.len(), 3, "{what}: all datagrams arrive");
-        assert_eq!(said(&packets), expected, "{what}: {src} to {dst}");
+        let told = said(&packets);
+        if told != expected {
+            wrong.push(format!("{what}: {src} to {dst}: {told:?} where there should be {expected:?}"));
+        }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
     assert_eq!(said(&between(&tcp, src(40005), dst(7777))), None, "TCP to the port of a rule for UDP");
 }
 

@@ -281,8 +281,8 @@ impl Watch {
 
 fn describe(line: &WatchLine) -> String {
     let text = |at: &jiff::Timestamp, what: &str, flow: &Shown| {
-        let strategy =
-            (flow.strategy != LABEL).then(|| format!("  by {}", flow.strategy)).unwrap_or_default();
+        let by = Some(&flow.strategy).filter(|strategy| *strategy != LABEL);
+        let strategy = by.map(|strategy| format!("  by {strategy}")).unwrap_or_default();
         let rule = flow.rule.as_ref().map(|rule| format!("  rule {rule}")).unwrap_or_default();
         let (tag, Shown { protocol, src, dst, .. }) = (tag_of(flow), flow);
         format!("{at:.3}  {what:<8} {tag}  {protocol} {src} > {dst}{strategy}{rule}")

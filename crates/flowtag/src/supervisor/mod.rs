@@ -130,11 +130,12 @@ async fn begin(core: &Core, prepared: Beginning) -> Result<()> {
         state.set_addresses(addresses.iter().map(|a| a.addr).collect());
         state.adopt(open.as_deref());
         state.set_marking();
-        state.put_rules();
+        state.put_rules()?;
         state.judge(&open.unwrap_or_default(), &processes);
         state.marker.as_ref().map(Marker::events).transpose()
     });
-    let events = begin.await.context("the core task failed")?.context("cannot hear what the kernel sees")?;
+    let begun = begin.await.context("the core task failed")?;
+    let events = begun.context("cannot put the rules into force, or hear what they match (rules)")?;
     if let Some(events) = events {
         kernel::follow(core.clone(), events);
     }

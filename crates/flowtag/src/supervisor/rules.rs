@@ -1,7 +1,7 @@
 //! Rules in the core task: which there are, kept over restarts, put into the kernel as cgroups and interfaces come and go,
 //! and what follows for flows that are known when they change.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,6 +37,8 @@ pub(crate) struct Rules {
     /// None: marking is off.
     mark: Option<Mark>,
     entropy_key: [u8; 16],
+    /// Where fireflies go to: they are nobody's traffic.
+    firefly_ports: BTreeSet<u16>,
     resolved: Resolved,
     /// Names of the rules by the number that matches refer to; the last two, as some matches are still on their way.
     names: VecDeque<(u32, Vec<Arc<str>>)>,
@@ -48,14 +50,16 @@ impl Rules {
         let path = config.runtime_dir.join(FILE);
         let mut store = RuleStore::load(&path, &config.registry);
         store.configure(config.rules.clone());
-        Self { store, path, mark: config.mark.clone(), entropy_key, ..Self::default() }
+        let firefly_ports = firefly_ports(config);
+        Self { store, path, mark: config.mark.clone(), entropy_key, firefly_ports, ..Self::default() }
     }
 
     /// As cgroups and interfaces are now. Cgroups are read only where a rule names one.
     fn resolve(&self) -> Resolved {
         let interfaces = link::all().unwrap_or_default();
         let cgroups = self.names_cgroups().then(|| Cgroups::read().ok()).flatten();
-        Resolved::new(&self.store, self.mark.as_ref(), &interfaces, &|name| cgroups.as_ref()?.resolve(name))
+        let find = |name: &str| cgroups.as_ref()?.resolve(name);
+        Resolved::new(&self.store, self.mark.as_ref(), &self.firefly_ports, &interfaces, &find)
     }
 
     fn names_cgroups(&self) -> bool {
@@ -78,18 +82,6 @@ impl Rules {
         };
         self.resolved.rules.iter().map(of_rule).max().unwrap_or(0).max(own)
     }
-
-    /// Keeps the rules with a change, or leaves both as they are.
-    fn change(
-        &mut self,
-        change: impl FnOnce(&mut RuleStore) -> Result<(), RuleError>,
-    ) -> Result<(), RuleError> {
-        let mut next = self.store.clone();
-        change(&mut next)?;
-        next.save(&self.path)?;
-        self.store = next;
-        Ok(())
-    }
 }
 
 impl State {
@@ -101,22 +93,41 @@ impl State {
     /// # Errors
     /// [`RuleError`]; nothing changed then.
     pub(crate) fn add_rule(&mut self, rule: Rule, before: Option<String>) -> Result<(), RuleError> {
-        self.rules.change(|store| store.add(rule, before))?;
-        self.rules_changed();
-        Ok(())
+        self.change(|store| store.add(rule, before))
     }
 
     /// # Errors
     /// As [`Self::add_rule`].
     pub(crate) fn remove_rule(&mut self, name: &str) -> Result<(), RuleError> {
-        self.rules.change(|store| store.remove(name))?;
-        self.rules_changed();
-        Ok(())
+        self.change(|store| store.remove(name))
+    }
+
+    /// Puts rules with a change into force and keeps them, or leaves everything as it was.
+    fn change(
+        &mut self,
+        change: impl FnOnce(&mut RuleStore) -> Result<(), RuleError>,
+    ) -> Result<(), RuleError> {
+        let mut next = self.rules.store.clone();
+        change(&mut next)?;
+        let before = std::mem::replace(&mut self.rules.store, next);
+        let put = self.put_rules().map_err(RuleError::Kernel);
+        match put.and_then(|changed| self.rules.store.save(&self.rules.path).map(|()| changed)) {
+            Ok(changed) => {
+                self.judge_open(changed);
+                Ok(())
+            }
+            Err(error) => {
+                self.rules.store = before;
+                self.rules_changed();
+                Err(error)
+            }
+        }
     }
 
     /// The rules of a changed configuration.
     pub(crate) fn configure_rules(&mut self, config: &Config) {
         self.rules.mark.clone_from(&config.mark);
+        self.rules.firefly_ports = firefly_ports(config);
         self.rules.store.configure(config.rules.clone());
         self.set_marking();
         self.rules_changed();
@@ -137,39 +148,37 @@ impl State {
 
     /// Puts the rules into the kernel if they came to something else since, and judges anew what is open.
     pub(crate) fn rules_changed(&mut self) {
-        if self.put_rules() {
+        match self.put_rules() {
+            Ok(changed) => self.judge_open(changed),
+            Err(error) => self.throttle.warn("the rules are not in force, the old ones stay", &error),
+        }
+    }
+
+    fn judge_open(&mut self, changed: bool) {
+        if changed {
             let open = sockets::open_sockets().unwrap_or_default();
             self.judge(&open, &HashMap::new());
         }
     }
 
     /// True if they are others than before.
-    pub(crate) fn put_rules(&mut self) -> bool {
+    pub(crate) fn put_rules(&mut self) -> flowtag_kernel::Result<bool> {
         let resolved = self.rules.resolve();
         let changed = resolved.rules != self.rules.resolved.rules;
+        let Some(marker) = &mut self.marker else { return Ok(false) };
         if !changed && !self.rules.names.is_empty() {
-            return false;
+            return Ok(false);
         }
-        let Some(marker) = &mut self.marker else { return false };
         // Where no rule marks anything, packets need not be judged.
         let marks = resolved.rules.iter().any(|rule| rule.action != kernel::Action::Never);
-        match marker.set_rules(if marks { &resolved.rules } else { &[] }) {
-            Ok(generation) => {
-                let names = resolved.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
-                self.rules.names.push_front((generation, names));
-                self.rules.names.truncate(2);
-            }
-            Err(error) => {
-                tracing::error!(error = chain(&error), "the rules are not in force, the old ones stay");
-                return false;
-            }
-        }
+        let generation = marker.set_rules(if marks { &resolved.rules } else { &[] })?;
+        let names = resolved.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
+        self.rules.names.push_front((generation, names));
+        self.rules.names.truncate(2);
         self.rules.resolved = resolved;
         let overhead = u8::try_from(self.rules.overhead()).unwrap_or(u8::MAX);
-        if let Err(error) = marker.set_overhead(overhead) {
-            tracing::error!(error = chain(&error), "connections are not told to leave room for headers");
-        }
-        changed
+        marker.set_overhead(overhead)?;
+        Ok(changed)
     }
 
     /// Judges flows that rules found, and open sockets of which no flow is known, by the rules that are in force.
@@ -287,7 +296,7 @@ impl State {
             self.handle(Event::Adopt(Announcement {
                 strategy: Some(flow.mark.strategy),
                 start_time: start,
-                ..Announcement::new(tuple, tag, Source("earlier daemon"))
+                ..Announcement::new(tuple, tag, Source("kernel"))
             }));
         }
         let Some(open) = open else { return };
@@ -310,6 +319,11 @@ impl Rules {
     fn is_local(&self, addr: IpAddr) -> bool {
         link::addresses().is_ok_and(|all| all.iter().any(|a| a.addr == addr))
     }
+}
+
+fn firefly_ports(config: &Config) -> BTreeSet<u16> {
+    let firefly = config.firefly.iter();
+    firefly.flat_map(|f| f.destination_port.into_iter().chain(f.collectors.iter().map(|c| c.port))).collect()
 }
 
 fn engine_key(key: mark::Key) -> FlowKey {

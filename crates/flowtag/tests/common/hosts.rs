@@ -335,3 +335,9 @@ pub fn counter(host: &Host, name: &str) -> u64 {
 pub fn without_kernel_labels(host: &Host) {
     host.set_sysctl("net/ipv6/auto_flowlabels", "0").expect("flow labels of the kernel");
 }
+
+/// Lets TCP send again only what was lost: a probe for a lost tail is a retransmission, too, and is sent early on a
+/// busy machine (RFC 8985 §7.2).
+pub fn without_tail_probes(host: &Host) {
+    host.set_sysctl("net/ipv4/tcp_early_retrans", "0").expect("probes of TCP");
+}

@@ -643,7 +643,7 @@ pub struct mark_event {
     pub generation: __u32,
     #[doc = " that made the socket, if known"]
     pub process: [__u8; 16usize],
-    #[doc = " of the interface"]
+    #[doc = " of the interface, less outer headers"]
     pub mtu: __u32,
     pub pad2: __u32,
 }

@@ -43,7 +43,7 @@ pub enum Event {
         key: Key,
         /// What was to be written.
         mark: Mark,
-        /// Longest network packet of the interface, in bytes.
+        /// Longest network packet of the interface, in bytes, less the headers of tunnels around the flow's own.
         mtu: u32,
     },
 }

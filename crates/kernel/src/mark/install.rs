@@ -186,7 +186,6 @@ impl Marker {
             source,
         };
         let link = program.attach_cgroup(std::os::fd::AsRawFd::as_raw_fd(&root)).map_err(failed)?;
-        drop(program);
         self.owner = Some(link);
         Ok(())
     }

@@ -113,7 +113,7 @@ struct packet {
 	__be32 word0; /* version, traffic class, label of the header that is written */
 	__u8 first;   /* type of what follows that header */
 	__u8 met;     /* enum met */
-	__u16 pad;
+	__u16 around; /* bytes of outer headers around the packet that the key is of */
 	__be32 fragment;
 };
 

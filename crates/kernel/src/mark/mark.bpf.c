@@ -22,17 +22,22 @@
 #define ICMPV6_ECHO_REPLY 129
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
 
-static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word)
+/* `packets` as before anything was inserted, which makes the kernel forget how many segments there are; its sum of bytes
+ * stays as it was. */
+static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word, __u32 packets)
 {
 	struct mark_counters *counters = bpf_map_lookup_elem(&flowtag_counts, &slot);
-	__u32 class = word >> MARK_WORD_CLASS_SHIFT, packets = packets_on_wire(skb), bytes = skb->wire_len;
+	__u32 class = word >> MARK_WORD_CLASS_SHIFT, bytes = skb->wire_len;
 	struct mark_count *tag;
 
 	if (!counters)
 		return;
-	add(&counters->by_verdict[verdict & (MARK_VERDICT_ROWS - 1)], packets, bytes);
-	if (verdict != MARK_MARKED)
+	if (verdict != MARK_MARKED) {
+		add(&counters->by_verdict[verdict & (MARK_VERDICT_ROWS - 1)], packets, bytes);
 		return;
+	}
+	bytes += packets * headers_len(word);
+	add(&counters->by_verdict[MARK_MARKED], packets, bytes);
 	tag = bpf_map_lookup_elem(&flowtag_tags, &class);
 	if (tag)
 		add(tag, packets, bytes);
@@ -67,6 +72,7 @@ static __noinline int find_transport(struct __sk_buff *skb, struct packet *p, bo
 		if (c.off > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, c.off, &inner, sizeof(inner)))
 			return MARK_UNREADABLE;
 		__builtin_memcpy(p->key.local_addr, &inner.saddr, 2 * sizeof(inner.saddr));
+		p->around = c.off - p->outer;
 		if (inner_header) {
 			p->l3 = c.off;
 			p->word0 = *(__be32 *)&inner;
@@ -128,22 +134,24 @@ static __noinline int parse_ipv4(struct __sk_buff *skb, struct packet *p)
 	return load_ports(skb, p);
 }
 
-static __always_inline void fragment_key(const struct packet *p, struct mark_key *key)
+static __always_inline void fragment_key(struct __sk_buff *skb, const struct packet *p, struct mark_key *key)
 {
 	*key = p->key;
+	if (p->met & MET_AROUND) /* later fragments do not have the inner addresses */
+		bpf_skb_load_bytes(skb, p->outer + __builtin_offsetof(struct ipv6hdr, saddr), key->local_addr, 32);
 	key->protocol = NEXTHDR_FRAGMENT;
 	__builtin_memcpy(&key->local_port, &p->fragment, sizeof(p->fragment));
 }
 
 /* Later fragments have no ports: what the first was given is theirs, too. */
-static __noinline int of_first_fragment(const struct packet *p, __u32 *word)
+static __noinline int of_first_fragment(struct __sk_buff *skb, const struct packet *p, __u32 *word)
 {
 	struct mark_recent *recent;
 	struct mark_key key;
 
 	if (!p || !word)
 		return MARK_FRAGMENT;
-	fragment_key(p, &key);
+	fragment_key(skb, p, &key);
 	recent = recent_of(hash_of(&key));
 	if (!recent || !is_same_key(&recent->key, &key))
 		return MARK_FRAGMENT;
@@ -151,14 +159,14 @@ static __noinline int of_first_fragment(const struct packet *p, __u32 *word)
 	return recent->verdict;
 }
 
-static __noinline int remember_fragment(const struct packet *p, __u32 word, int verdict)
+static __noinline int remember_fragment(struct __sk_buff *skb, const struct packet *p, __u32 word, int verdict)
 {
 	struct mark_recent *recent;
 	struct mark_key key;
 
 	if (!p)
 		return 0;
-	fragment_key(p, &key);
+	fragment_key(skb, p, &key);
 	recent = recent_of(hash_of(&key));
 	if (!recent)
 		return 0;
@@ -196,7 +204,7 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 	int verdict;
 
 	if (p->met & MET_LATER_FRAGMENT)
-		return of_first_fragment(p, word);
+		return of_first_fragment(skb, p, word);
 	verdict = word_of(&p->key, hash_of(&p->key), word);
 	if (verdict == MARK_NO_FLOW && iface->flags & MARK_IF_RULES && !is_of_link(skb, p) && set_aside(p)) {
 		__u64 judged = by_rules(skb);
@@ -207,7 +215,7 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 	if (verdict == MARK_NO_FLOW && !has_ports(p->key.protocol))
 		verdict = MARK_OTHER_PROTOCOL;
 	if (p->met & MET_FRAGMENT)
-		remember_fragment(p, *word, verdict);
+		remember_fragment(skb, p, *word, verdict);
 	return verdict;
 }
 
@@ -227,6 +235,8 @@ static __always_inline int write(struct __sk_buff *skb, const struct mark_interf
 {
 	__be32 word0;
 
+	if (p->met & MET_SEALED)
+		return MARK_PROTECTED;
 	if (word & (MARK_WORD_IN_DESTINATION | MARK_WORD_IN_HOP_BY_HOP))
 		return set_aside(p) ? write_options(skb, word, iface->mtu) : MARK_WRITE_FAILED;
 	word0 = labelled(p->word0, word);
@@ -281,7 +291,7 @@ int flowtag_mark(struct __sk_buff *skb)
 {
 	const struct mark_interface *iface = interface_of(skb);
 	struct packet p __attribute__((aligned(8))) = {};
-	__u32 word = 0;
+	__u32 word = 0, packets = packets_on_wire(skb);
 	__be16 proto;
 	int verdict;
 
@@ -295,7 +305,7 @@ int flowtag_mark(struct __sk_buff *skb)
 		verdict = mark_ipv6(skb, iface, &p, &word);
 	else
 		verdict = proto == bpf_htons(ETH_P_IP) ? follow_ipv4(skb, iface, &p) : MARK_NOT_IP;
-	count(skb, iface->slot, verdict, word);
+	count(skb, iface->slot, verdict, word, packets);
 	return TC_ACT_UNSPEC;
 }
 

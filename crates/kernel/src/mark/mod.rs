@@ -307,7 +307,9 @@ impl Marker {
         }
         for (_, attached) in self.attached.drain() {
             attached.egress.leave();
-            attached.ingress.map(attach::Link::leave);
+            if let Some(ingress) = attached.ingress {
+                ingress.leave();
+            }
         }
         self.settings.pin = None; // nothing for Drop to remove
     }

@@ -49,28 +49,44 @@ static __always_inline __be32 labelled(__be32 word0, __u32 word)
 	return (word0 & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(word & LABEL_MASK);
 }
 
-/* Room for a header at `at`: the kernel opens it behind the outermost IPv6 header, or, where it does not see that because
- * VLAN tags are in the frame, at the front; what is between there and `at` is moved. The last step may move up to seven
- * bytes too many, into the gap that is written next. */
-__noinline int open_gap(struct __sk_buff *skb, __u32 outer, __u32 at)
+/* Bytes that the headers of a word add to a packet. */
+static __always_inline __u32 headers_len(__u32 word)
 {
-	bool plain = skb->protocol == bpf_htons(ETH_P_IPV6);
-	__u32 from = plain ? outer + IPV6_HLEN : 0;
+	return (word & MARK_WORD_IN_DESTINATION ? 8 : 0) + (word & MARK_WORD_IN_HOP_BY_HOP ? 8 : 0);
+}
+
+/* Moves the bytes before `to` down by `by`, to begin at `from`. In steps of eight, of which the first may overlap the second,
+ * so that none reaches beyond `to`. */
+static __always_inline int move_down(struct __sk_buff *skb, __u32 from, __u32 to, __u32 by)
+{
+	__u32 step = (to - from) % 8 ?: 8;
 	__u64 bytes;
 
-	if (at > MAX_L4_OFFSET || at < from || at - from > MAX_MOVED)
-		return -1;
-	/* Nothing may fail once the packet is taken apart. */
-	if ((void *)(long)skb->data + at + 16 > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, at + 16))
-		return -1;
-	if (plain ? bpf_skb_adjust_room(skb, 8, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) :
-		    bpf_skb_change_head(skb, 8, 0))
-		return -1;
-	for (int i = 0; i < MAX_MOVED / 8 && from < at; i++, from += 8) {
-		if (bpf_skb_load_bytes(skb, from + 8, &bytes, 8) || bpf_skb_store_bytes(skb, from, &bytes, 8, 0))
+	for (int i = 0; i < MAX_MOVED / 8 && from < to; i++, from += step, step = 8) {
+		if (bpf_skb_load_bytes(skb, from + by, &bytes, 8) || bpf_skb_store_bytes(skb, from, &bytes, 8, 0))
 			return -1;
 	}
 	return 0;
+}
+
+/* Room for a header of 8 bytes at `at`, and, where `need` is 16, for a second one at `second`, further behind. The kernel
+ * opens it behind the outermost IPv6 header, or, where it does not see that because VLAN tags are in the frame, at the
+ * front; what is between is moved. All at once, before anything is written: nothing may fail later. */
+__noinline int open_gaps(struct __sk_buff *skb, __u32 outer, __u32 at, __u32 second, __u32 need)
+{
+	bool plain = skb->protocol == bpf_htons(ETH_P_IPV6);
+	__u32 from = plain ? outer + IPV6_HLEN : 0, end = second + 2;
+
+	if (second > MAX_L4_OFFSET || at < from || second < at || second - from > MAX_MOVED)
+		return -1;
+	if (end > skb->len)
+		end = skb->len;
+	if ((void *)(long)skb->data + end > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, end))
+		return -1;
+	if (plain ? bpf_skb_adjust_room(skb, need, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) :
+		    bpf_skb_change_head(skb, need, 0))
+		return -1;
+	return move_down(skb, from, at, need) || move_down(skb, at + 8, second + 8, 8) ? -1 : 0;
 }
 
 /* One options header of a packet, or the place where one would be. */
@@ -102,13 +118,14 @@ static __always_inline int look_for(struct __sk_buff *skb, struct place *place, 
 
 /* Puts the option into a header that is there (RFC 8200 §4.1: no second one of a kind), or makes one. In a header that
  * is there it becomes the first option, and the others move by 8 bytes, which keeps their alignment. The padding that this
- * takes goes before it: Linux drops packets with more than seven bytes of padding in a row, and there may be some behind. */
-static __noinline int insert(struct __sk_buff *skb, __u32 outer, const struct place *place, __u32 word)
+ * takes goes before it: Linux drops packets with more than seven bytes of padding in a row, and there may be some behind.
+ * The room is there already. */
+static __noinline int insert(struct __sk_buff *skb, const struct place *place, __u32 word)
 {
 	__u32 experiment, size = 8;
 	__u8 bytes[10] = {}, *option = bytes + 2;
 
-	if (!place || open_gap(skb, outer, place->at))
+	if (!place)
 		return MARK_WRITE_FAILED;
 	experiment = reverse9(word >> 9 & 0x1ff);
 	bytes[0] = place->next;
@@ -147,7 +164,7 @@ static __always_inline int no_room(struct __sk_buff *skb, struct scratch *s, __u
 {
 	if (!s->told || now_jiffies() - s->told > MARK_TELL_STEP) {
 		s->told = now_jiffies();
-		tell(skb, MARK_EVENT_NO_ROOM, word, 0, mtu);
+		tell(skb, MARK_EVENT_NO_ROOM, word, 0, mtu - s->p.around);
 	}
 	return MARK_NO_ROOM;
 }
@@ -212,27 +229,32 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 
 		return word0 == p->word0 ? MARK_MARKED : store(skb, p->l3, &word0, sizeof(word0));
 	}
-	/* A payload length of 0 is a jumbogram (RFC 2675), whose length is elsewhere. */
-	if (!len || len + need > 65535 || hop.len + 1 > 255 || dest.len + 1 > 255)
+	/* A payload length of 0 is a jumbogram (RFC 2675), whose length is elsewhere. The next fragment of a tunnel's packet
+	 * begins where this one ends. */
+	if (!len || p->met & MET_IN_FRAGMENT || len + need > 65535 || hop.len + 1 > 255 || dest.len + 1 > 255)
 		return MARK_NO_ROOM;
 	if (longest(skb, p, need) > mtu)
 		return no_room(skb, s, word, mtu);
+	if (open_gaps(skb, p->outer, in_hop ? hop.at : dest.at, in_dest ? dest.at : hop.at, need))
+		return MARK_WRITE_FAILED;
 	first = p->first;
+	if (in_hop)
+		dest.at += 8;
 	if (in_dest) {
-		verdict = insert(skb, p->outer, &dest, word);
+		verdict = insert(skb, &dest, word);
 		if (verdict != MARK_MARKED)
 			return verdict;
 		if (!dest.exists && hop.exists) {
 			__u8 type = NEXTHDR_DEST;
 
-			store(skb, hop.at, &type, 1);
+			store(skb, hop.at + in_hop * 8, &type, 1);
 			hop.next = type;
 		} else if (!dest.exists) {
 			first = hop.next = NEXTHDR_DEST;
 		}
 	}
 	if (in_hop) {
-		verdict = insert(skb, p->outer, &hop, word);
+		verdict = insert(skb, &hop, word);
 		if (verdict != MARK_MARKED)
 			return verdict;
 		first = NEXTHDR_HOP;
@@ -263,6 +285,8 @@ __noinline int strip(struct __sk_buff *skb)
 	if (!s)
 		return MARK_UNREADABLE;
 	p = &s->p;
+	if (p->met & MET_SEALED)
+		return MARK_PROTECTED;
 	word0 = p->word0 & ~bpf_htonl(LABEL_MASK);
 	if (word0 != p->word0 && store(skb, p->l3, &word0, sizeof(word0)))
 		verdict = MARK_WRITE_FAILED;

@@ -104,7 +104,9 @@ static __always_inline __s64 class_of(__u32 bank, __u8 dimension, __u64 low, __u
 	struct mark_rule_value value = { .bank = bank, .dimension = dimension, .value = { low, high } };
 	__u32 *class = bpf_map_lookup_elem(&flowtag_values, &value);
 
-	return class ? *class : -1;
+	if (!class)
+		return -1;
+	return *class;
 }
 
 static __always_inline void by_value(const struct judged *j, __u8 dimension, __u64 low, __u64 high)

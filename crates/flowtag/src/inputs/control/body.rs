@@ -70,6 +70,8 @@ impl From<RuleError> for Failure {
             RuleError::Builtin(_) | RuleError::Default(_) => StatusCode::CONFLICT,
             RuleError::Unknown(_) => StatusCode::NOT_FOUND,
             RuleError::UnknownBefore(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            RuleError::Kernel(flowtag_kernel::Error::Rules(_)) => StatusCode::UNPROCESSABLE_ENTITY,
+            RuleError::Kernel(_) => StatusCode::INTERNAL_SERVER_ERROR,
             RuleError::Full => StatusCode::INSUFFICIENT_STORAGE,
             RuleError::Save { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
