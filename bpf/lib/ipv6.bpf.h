@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Where the IPv6 header and the transport ports of a packet are. Reads only: a program that writes packet bytes
- * directly makes the verifier unclone every packet that passes it, marked or not. */
+ * directly makes the verifier unclone every packet that passes it, marked or not. `likely` puts the code for most packets
+ * together: in place, much of a program's cost is fetching it. */
 #ifndef FLOWTAG_IPV6_BPF_H
 #define FLOWTAG_IPV6_BPF_H
 
@@ -48,14 +49,14 @@ static __always_inline const void *bytes_at(struct __sk_buff *skb, __u32 off, __
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
 
-	if (data + off + len <= end)
+	if (likely(data + off + len <= end))
 		return data + off;
 	return bpf_skb_load_bytes(skb, off, buf, len) ? NULL : buf;
 }
 
 static __always_inline bool is_vlan(__be16 proto)
 {
-	return proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD);
+	return unlikely(proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD));
 }
 
 /* Network protocol of an Ethernet frame, past the tags that are still in it; *off is moved to the network header. */

@@ -25,6 +25,8 @@ pub(crate) const MODULES: &[&str] = &[
     "bridge",
     "8021q",
     "macvlan",
+    "ipvlan",
+    "bonding",
     "tun",
     "sit",
     "ip6_tunnel",

@@ -215,16 +215,16 @@ static __always_inline int word_of(const struct mark_key *key, __u32 hash, __u32
 	__u64 *filter = bpf_map_lookup_elem(&flowtag_filter, &group);
 	struct mark_slot *slot;
 
-	if (!filter || !(*filter >> (index & 63) & 1))
+	if (likely(!filter || !(*filter >> (index & 63) & 1)))
 		return MARK_NO_FLOW;
 	slot = bpf_map_lookup_elem(&flowtag_slots, &index);
 	if (!slot)
 		return MARK_NO_FLOW;
 	sequence = *(volatile __u32 *)&slot->sequence;
-	if (slot->direct && is_same_key(&slot->key, key)) {
+	if (likely(slot->direct && is_same_key(&slot->key, key))) {
 		*word = *(volatile __u32 *)&slot->word;
 		/* User space was at it meanwhile: the table knows. */
-		if (sequence & 1 || *(volatile __u32 *)&slot->sequence != sequence)
+		if (unlikely(sequence & 1 || *(volatile __u32 *)&slot->sequence != sequence))
 			return look_up(key, word);
 		refresh(&slot->last_seen);
 		return MARK_MARKED;

@@ -22,22 +22,19 @@
 #define ICMPV6_ECHO_REPLY 129
 #define TC_ACT_UNSPEC (-1) /* = TCX_NEXT: the next program of the interface decides */
 
-/* `packets` as before anything was inserted, which makes the kernel forget how many segments there are; its sum of bytes
- * stays as it was. */
-static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word, __u32 packets)
+/* `packets` and `len` as before anything was inserted, which makes the kernel forget how many segments there are; its sum of
+ * bytes stays as it was. */
+static __always_inline void count(struct __sk_buff *skb, __u32 slot, int verdict, __u32 word, __u32 packets, __u32 len)
 {
 	struct mark_counters *counters = bpf_map_lookup_elem(&flowtag_counts, &slot);
-	__u32 class = word >> MARK_WORD_CLASS_SHIFT, bytes = skb->wire_len;
+	__u32 class = word >> MARK_WORD_CLASS_SHIFT, bytes = skb->wire_len + packets * (skb->len - len);
 	struct mark_count *tag;
 
 	if (!counters)
 		return;
-	if (verdict != MARK_MARKED) {
-		add(&counters->by_verdict[verdict & (MARK_VERDICT_ROWS - 1)], packets, bytes);
+	add(&counters->by_verdict[verdict & (MARK_VERDICT_ROWS - 1)], packets, bytes);
+	if (verdict != MARK_MARKED)
 		return;
-	}
-	bytes += packets * headers_len(word);
-	add(&counters->by_verdict[MARK_MARKED], packets, bytes);
 	tag = bpf_map_lookup_elem(&flowtag_tags, &class);
 	if (tag)
 		add(tag, packets, bytes);
@@ -73,7 +70,13 @@ static __noinline int find_transport(struct __sk_buff *skb, struct packet *p, bo
 			return MARK_UNREADABLE;
 		__builtin_memcpy(p->key.local_addr, &inner.saddr, 2 * sizeof(inner.saddr));
 		p->around = c.off - p->outer;
+		if (c.met & MET_FRAGMENT)
+			c.met |= MET_AROUND;
 		if (inner_header) {
+			if (c.met & MET_AUTH)
+				c.met |= MET_SEALED;
+			if (c.met & MET_FRAGMENT) /* which is then no matter of the header that is written */
+				c.met = (c.met & ~(MET_FRAGMENT | MET_AROUND)) | MET_IN_FRAGMENT;
 			p->l3 = c.off;
 			p->word0 = *(__be32 *)&inner;
 			p->first = inner.nexthdr;
@@ -96,7 +99,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, b
 	struct ipv6hdr buf;
 	const struct ipv6hdr *ip6 = bytes_at(skb, p->outer, sizeof(buf), &buf);
 
-	if (!ip6)
+	if (unlikely(!ip6))
 		return MARK_UNREADABLE;
 	p->l3 = p->outer;
 	p->l4 = p->outer + sizeof(buf);
@@ -104,13 +107,13 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *p, b
 	p->first = p->key.protocol = ip6->nexthdr;
 	/* Source and destination are neighbours in the header as in the key. */
 	__builtin_memcpy(p->key.local_addr, &ip6->saddr, 2 * sizeof(ip6->saddr));
-	if (extension_header_len(p->first, 0) || p->first == NEXTHDR_IPV6) {
+	if (unlikely(extension_header_len(p->first, 0) || p->first == NEXTHDR_IPV6)) {
 		int verdict = find_transport(skb, p, inner_header);
 
 		if (verdict != MARK_MARKED)
 			return verdict;
 	}
-	if (!has_ports(p->key.protocol) || p->met & MET_LATER_FRAGMENT)
+	if (unlikely(!has_ports(p->key.protocol) || p->met & MET_LATER_FRAGMENT))
 		return MARK_MARKED;
 	return p->l4 > MAX_L4_OFFSET ? MARK_UNREADABLE : load_ports(skb, p);
 }
@@ -212,9 +215,9 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 		*word = judged >> 32;
 		verdict = (__u32)judged;
 	}
-	if (verdict == MARK_NO_FLOW && !has_ports(p->key.protocol))
+	if (unlikely(verdict == MARK_NO_FLOW && !has_ports(p->key.protocol)))
 		verdict = MARK_OTHER_PROTOCOL;
-	if (p->met & MET_FRAGMENT)
+	if (unlikely(p->met & MET_FRAGMENT))
 		remember_fragment(skb, p, *word, verdict);
 	return verdict;
 }
@@ -237,7 +240,7 @@ static __always_inline int write(struct __sk_buff *skb, const struct mark_interf
 
 	if (p->met & MET_SEALED)
 		return MARK_PROTECTED;
-	if (word & (MARK_WORD_IN_DESTINATION | MARK_WORD_IN_HOP_BY_HOP))
+	if (unlikely(word & (MARK_WORD_IN_DESTINATION | MARK_WORD_IN_HOP_BY_HOP)))
 		return set_aside(p) ? write_options(skb, word, iface->mtu) : MARK_WRITE_FAILED;
 	word0 = labelled(p->word0, word);
 	return word0 == p->word0 ? MARK_MARKED : store(skb, p->l3, &word0, sizeof(word0));
@@ -250,7 +253,7 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, const struct mark_in
 
 	if (verdict != MARK_MARKED)
 		return verdict;
-	if (iface->flags & MARK_IF_STRIP_EGRESS && is_stripped(p->key.remote_addr, MARK_STRIP_EGRESS))
+	if (unlikely(iface->flags & MARK_IF_STRIP_EGRESS) && is_stripped(p->key.remote_addr, MARK_STRIP_EGRESS))
 		return set_aside(p) ? strip(skb) : MARK_WRITE_FAILED;
 	verdict = decide(skb, iface, p, word);
 	return verdict == MARK_MARKED ? write(skb, iface, p, *word) : verdict;
@@ -266,11 +269,26 @@ static __noinline int follow_ipv4(struct __sk_buff *skb, const struct mark_inter
 	return verdict == MARK_MARKED ? MARK_IPV4 : verdict;
 }
 
+static __noinline int find_network(struct __sk_buff *skb, bool ethernet, __u32 *off, __be16 *proto)
+{
+	if (!off || !proto)
+		return -1;
+	return ethernet ? ethernet_protocol(skb, off, proto) : bare_protocol(skb, off, proto);
+}
+
+/* Most frames are Ethernet without tags in them. */
 static __always_inline int protocol_of(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p,
 				       __be16 *proto)
 {
-	return iface->link_header_len ? ethernet_protocol(skb, &p->outer, proto) :
-					bare_protocol(skb, &p->outer, proto);
+	void *data = (void *)(long)skb->data;
+
+	if (likely(iface->link_header_len && data + ETH_HLEN <= (void *)(long)skb->data_end)) {
+		*proto = *(__be16 *)(data + ETH_HLEN - sizeof(*proto));
+		p->outer = ETH_HLEN;
+		if (!is_vlan(*proto))
+			return 0;
+	}
+	return find_network(skb, iface->link_header_len, &p->outer, proto);
 }
 
 static __always_inline const struct mark_interface *interface_of(const struct __sk_buff *skb)
@@ -291,21 +309,21 @@ int flowtag_mark(struct __sk_buff *skb)
 {
 	const struct mark_interface *iface = interface_of(skb);
 	struct packet p __attribute__((aligned(8))) = {};
-	__u32 word = 0, packets = packets_on_wire(skb);
+	__u32 word = 0, packets = packets_on_wire(skb), len = skb->len;
 	__be16 proto;
 	int verdict;
 
-	if (!iface)
+	if (unlikely(!iface))
 		return TC_ACT_UNSPEC;
-	if (is_expired(iface))
+	if (unlikely(is_expired(iface)))
 		verdict = MARK_EXPIRED;
-	else if (protocol_of(skb, iface, &p, &proto))
+	else if (unlikely(protocol_of(skb, iface, &p, &proto)))
 		verdict = MARK_UNREADABLE;
-	else if (proto == bpf_htons(ETH_P_IPV6))
+	else if (likely(proto == bpf_htons(ETH_P_IPV6)))
 		verdict = mark_ipv6(skb, iface, &p, &word);
 	else
 		verdict = proto == bpf_htons(ETH_P_IP) ? follow_ipv4(skb, iface, &p) : MARK_NOT_IP;
-	count(skb, iface->slot, verdict, word, packets);
+	count(skb, iface->slot, verdict, word, packets, len);
 	return TC_ACT_UNSPEC;
 }
 

@@ -49,12 +49,6 @@ static __always_inline __be32 labelled(__be32 word0, __u32 word)
 	return (word0 & ~bpf_htonl(LABEL_MASK)) | bpf_htonl(word & LABEL_MASK);
 }
 
-/* Bytes that the headers of a word add to a packet. */
-static __always_inline __u32 headers_len(__u32 word)
-{
-	return (word & MARK_WORD_IN_DESTINATION ? 8 : 0) + (word & MARK_WORD_IN_HOP_BY_HOP ? 8 : 0);
-}
-
 /* Moves the bytes before `to` down by `by`, to begin at `from`. In steps of eight, of which the first may overlap the second,
  * so that none reaches beyond `to`. */
 static __always_inline int move_down(struct __sk_buff *skb, __u32 from, __u32 to, __u32 by)
