@@ -81,6 +81,7 @@ enum mark_limits {
 	MARK_MAX_TAGS = 256,		/* with counters of their own; index 0 is shared by the rest */
 	MARK_RECENT = 1024,		/* packets' verdicts remembered per CPU */
 	MARK_MAX_ARRIVALS = 16384,	/* combinations of tag, peer prefix and interface that are counted */
+	MARK_MAX_TOLD = 8192,		/* connections that rules found of which user space may not know yet */
 	MARK_TELL_STEP = 16,		/* jiffies between two MARK_EVENT_NO_ROOM of a CPU */
 };
 

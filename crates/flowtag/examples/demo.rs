@@ -2,8 +2,8 @@
 //! a real TCP transfer between them, and what the other end captured. Run it with `make demo`.
 
 use std::collections::BTreeMap;
-use std::io::Write;
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -12,11 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use flowtag_engine::Registry;
 use flowtag_kernel::af_packet::{ETH_P_NONE, PacketSocket};
 use flowtag_testbed::{Captured, Host, Link, Process, Testbed, checked};
-use flowtag_wire::{Firefly, FlowLabel, LinkType, Packet};
+use flowtag_wire::{Firefly, FlowLabel, Found, LinkType, Packet};
 
 /// Client port of the transfer: announced beforehand, so it must be known.
 const PORT: u16 = 40000;
 const SERVER: u16 = 5201;
+/// Servers of which only rules know.
+const SITE: u16 = 1094;
+const ARCHIVE: u16 = 1095;
 const COLLECTOR: u16 = 10515;
 const TRANSFER: &str = "64M";
 
@@ -52,19 +55,30 @@ fn demo() -> Result<()> {
     cli.show(&["flow", "end", "tcp", &src, &dst])?;
 
     title("3. Packet by packet, as captured at the client");
-    let before = packets(&plain, "not announced")?;
-    let after = packets(&marked, "announced")?;
+    let before = packets(&plain, "not announced", SERVER)?;
+    let after = packets(&marked, "announced", SERVER)?;
     verdict(&before, &after)?;
 
     title("4. One packet byte by byte: as it was sent, and as the client captured it");
     byte_by_byte(&cli, &storage, &client, &link)?;
 
-    title("5. Fireflies of the transfer that arrived at the client");
+    title("5. A rule: nobody announces this connection, and its first SYN is marked");
+    let [site, archive] = [SITE, ARCHIVE].map(|port| port.to_string());
+    cli.show(&["rule", "add", "--name", "site", "--remote-port", &site, "--tag", "lhcb/Data Challenge"])?;
+    let found = connection(&storage, &client, &link, SITE)?;
+    every_label_is(&packets(&found, "matched by the rule", SITE)?, "lhcb/Data Challenge")?;
+
+    title("6. The tag in an extension header, for networks that read no labels");
+    let rule = ["rule", "add", "--name", "archive", "--remote-port", &archive, "--tag", "atlas/Staging"];
+    cli.show(&[&rule[..], &["--strategy", "destination"]].concat())?;
+    options_header(&connection(&storage, &client, &link, ARCHIVE)?)?;
+
+    title("7. Fireflies of the announced transfer that arrived at the client");
     fireflies.show()?;
 
-    title("6. What the daemon counted");
-    cli.show(&["status"])?;
-    title("7. Clean stop");
+    title("8. How much of what was sent says whose it is");
+    cli.show(&["coverage"])?;
+    title("9. Clean stop");
     stop(daemon, &storage)
 }
 
@@ -83,8 +97,10 @@ fn endpoint(addr: std::net::IpAddr, port: u16) -> String {
 
 fn start_daemon(flowtag: &Path, dir: &Path, storage: &Host, link: &Link) -> Result<Process> {
     let config = dir.join("flowtag.toml");
+    // Nothing is to outlive the demo, and the addresses of its hosts are private.
     let text = format!(
         "runtime_dir = \"{dir}/run\"\n[inputs.control]\npath = \"{dir}/run/control.sock\"\n\
+         [mark]\npin = \"\"\nexclude_private = false\n\
          [[outputs.firefly.collectors]]\naddress = \"[{}]:{COLLECTOR}\"\n",
         link.b.ipv6,
         dir = dir.display()
@@ -156,6 +172,45 @@ fn transfer(storage: &Host, client: &Host, link: &Link) -> Result<Captured> {
     capture.stop()
 }
 
+/// A short connection from storage to the client, closed by both ends, as the client captured it.
+fn connection(storage: &Host, client: &Host, link: &Link, port: u16) -> Result<Captured> {
+    let listener = client.run(|| TcpListener::bind((link.b.ipv6, port)))??;
+    let capture = client.capture("eth0", &format!("ip6 and host {}", link.b.ipv6))?;
+    let mut near = storage.run(|| TcpStream::connect((link.b.ipv6, port)))??;
+    let (mut far, _) = listener.accept()?;
+    far.set_read_timeout(Some(Duration::from_secs(20)))?;
+    near.write_all(b"whose data is this?")?;
+    near.shutdown(Shutdown::Write)?;
+    let mut received = Vec::new();
+    far.read_to_end(&mut received)?;
+    ensure!(received == b"whose data is this?", "the payload arrived as {received:?}");
+    capture.stop()
+}
+
+/// Shows where the tag is in the SYN, and that the other packets have it, too.
+fn options_header(capture: &Captured) -> Result<()> {
+    let frames = capture.frames()?;
+    let frames: Vec<_> = frames
+        .iter()
+        .filter_map(|f| Some((&f.data, Packet::parse(LinkType::Ethernet, &f.data).ok()?)))
+        .filter(|(_, packet)| packet.ports.is_some_and(|ports| ports.dst == ARCHIVE))
+        .collect();
+    let wanted = Registry::embedded().resolve("atlas/Staging")?;
+    let (syn, _) = frames.first().context("no packet was captured")?;
+    let header = syn.get(54..62).context("the SYN is too short")?;
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ");
+    say("\nthe SYN, behind the link header (14 bytes):");
+    say(&format!("  IPv6         {} ..", hex(&syn[14..24])));
+    say("               next header 3c: destination options");
+    say(&format!("  destination  {}", hex(header)));
+    say("               next header 06: TCP; option 1e of 3 bytes: experiment, activity");
+    let marked = frames.iter().filter(|(_, p)| p.option_tags.iter().any(|o| o.found == Found::Tag(wanted)));
+    let (marked, all) = (marked.count(), frames.len());
+    ensure!(marked == all, "{marked} of {all} packets carry the option");
+    say(&format!("all {all} packets carry it: {}", Registry::embedded().describe(wanted)));
+    Ok(())
+}
+
 /// All that is told of the packets of one transfer.
 struct Summary {
     labels: BTreeMap<FlowLabel, usize>,
@@ -163,11 +218,12 @@ struct Summary {
     headers: BTreeMap<(u8, u8, u8), usize>,
 }
 
-fn packets(capture: &Captured, what: &str) -> Result<Summary> {
+/// Shows the packets that went to the client's `port`.
+fn packets(capture: &Captured, what: &str, port: u16) -> Result<Summary> {
     let frames = capture.frames()?;
     let parsed: Vec<_> =
         frames.iter().filter_map(|f| Packet::parse(LinkType::Ethernet, &f.data).ok()).collect();
-    let outward: Vec<_> = parsed.iter().filter(|p| p.ports.is_some_and(|ports| ports.src == PORT)).collect();
+    let outward: Vec<_> = parsed.iter().filter(|p| p.ports.is_some_and(|ports| ports.dst == port)).collect();
     let mut summary = Summary { labels: BTreeMap::new(), headers: BTreeMap::new() };
     say(&format!("\n{what}: the first packets of {}", outward.len()));
     say("  FLAGS    BYTES  DSCP  ECN  HOP  FLOW LABEL  TAG");
@@ -201,13 +257,17 @@ fn list(labels: &BTreeMap<FlowLabel, usize>) -> String {
     labels.iter().map(|(label, count)| format!("{label} × {count}")).collect::<Vec<_>>().join(", ")
 }
 
-fn verdict(before: &Summary, after: &Summary) -> Result<()> {
-    let wanted = Registry::embedded().resolve("cms/Analysis Input")?;
-    let all_marked = after.labels.len() == 1 && after.labels.keys().all(|l| l.tag() == Some(wanted));
-    let same = |s: &Summary| s.headers.keys().copied().collect::<Vec<_>>();
-    if !all_marked {
-        bail!("not every packet carries {wanted}: {}", list(&after.labels));
+fn every_label_is(summary: &Summary, tag: &str) -> Result<()> {
+    let wanted = Registry::embedded().resolve(tag)?;
+    if summary.labels.len() == 1 && summary.labels.keys().all(|l| l.tag() == Some(wanted)) {
+        return Ok(());
     }
+    bail!("not every packet carries {wanted}: {}", list(&summary.labels))
+}
+
+fn verdict(before: &Summary, after: &Summary) -> Result<()> {
+    every_label_is(after, "cms/Analysis Input")?;
+    let same = |s: &Summary| s.headers.keys().copied().collect::<Vec<_>>();
     ensure!(
         same(before) == same(after),
         "DSCP, ECN or hop limit changed: {:?} {:?}",
@@ -288,7 +348,7 @@ impl Listeners {
     fn show(&self) -> Result<()> {
         for (who, socket) in &self.sockets {
             for _ in 0..2 {
-                // Those of the UDP flow come after and are not looked at.
+                // Those of the other flows come after and are not looked at.
                 let mut buffer = [0; 2048];
                 let length = socket.recv(&mut buffer).with_context(|| format!("no firefly at the {who}"))?;
                 let firefly = Firefly::from_datagram(&buffer[..length])?;

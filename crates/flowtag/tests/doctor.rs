@@ -10,9 +10,12 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::daemon::binary;
+use caps::{CapSet, Capability};
+use common::daemon::{Dir, binary};
 use common::hosts::Hosts;
 use flowtag_testbed::{Host, checked, require_root};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -126,6 +129,10 @@ fn on_a_good_host_all_is_well_and_nothing_is_left() {
         report.assert(name, "ok", "");
     }
     report.assert("clsact", "ok", "attaches");
+    report.assert("ingress hook", "ok", &format!("attaches by {}", used_hook(&report)));
+    report.assert("socket creation", "ok", "loads");
+    report.assert("socket closing", "ok", "inet_sock_set_state");
+    report.assert("path MTU", "ok", "CAP_NET_RAW");
     report.assert("mark.interfaces", "ok", "chooses eth0");
     report.assert("interface eth0", "ok", "Ethernet, global IPv6 address; marked on");
     report.assert("interface lo", "ok", "not marked on");
@@ -214,8 +221,84 @@ fn a_running_daemon_is_found_and_what_a_killed_one_left() {
     let killed = Report::of(doctor(&hosts.a, &config));
     killed.assert_ok(true);
     killed.assert("daemon", "warn", "does not run");
-    killed.assert("egress eth0", "warn", "one that was killed left this");
+    for hook in ["egress eth0", "ingress eth0"] {
+        let check = killed.assert(hook, "warn", "an earlier one left this");
+        assert!(check["remedy"].as_str().is_some_and(|r| r.contains("flowtag detach")), "{check}");
+    }
     drop(dir);
+}
+
+#[test]
+fn a_place_to_keep_maps_is_looked_at_and_left_alone() {
+    require_root!();
+    let hosts = Hosts::new("doctor-pin");
+    let dir = Dir::new();
+    let kept = report(&hosts.a, &format!("pin = \"{}\"", dir.pin().display()));
+    kept.assert_ok(true);
+    kept.assert("pin directory", "ok", "on a bpffs");
+    assert!(!dir.pin().exists(), "nothing is made");
+
+    let elsewhere = report(&hosts.a, &format!("pin = \"{}/pin\"", dir.path().display()));
+    elsewhere.assert_ok(false);
+    let check = elsewhere.assert("pin directory", "missing", "not on a bpffs");
+    assert!(check["remedy"].as_str().is_some_and(|r| r.contains("mount -t bpf")), "{check}");
+
+    report(&hosts.a, "pin = \"\"").assert("pin directory", "ok", "marking ends with the daemon");
+}
+
+/// Runs doctor on a host after `change` to what its process has: mounts of its own, and capabilities.
+fn after(host: &Host, config: &Config, change: impl FnOnce() + Send) -> Report {
+    let changed = || {
+        unshare(CloneFlags::CLONE_NEWNS).expect("mounts of its own");
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("mounts that nobody else sees");
+        change();
+        Command::new(binary()).args(["--json", "doctor", "--config"]).arg(config.path()).output()
+    };
+    Report::of(host.run(changed).expect("the host's namespace").expect("doctor runs"))
+}
+
+fn unmount_cgroup2() {
+    let mounts = fs::read_to_string("/proc/thread-self/mounts").expect("mounts");
+    let fields = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    for place in fields.filter(|f| f[2] == "cgroup2").map(|f| f[1].to_owned()) {
+        umount2(place.as_str(), MntFlags::MNT_DETACH).expect("unmounted");
+    }
+}
+
+#[test]
+fn cgroups_are_missed_only_where_a_rule_names_one_or_a_process() {
+    require_root!();
+    let hosts = Hosts::new("doctor-cgroup");
+    for (condition, missed) in [
+        ("cgroup = \"xrootd@cms.service\"", true),
+        ("process = \"xrootd\"", true),
+        ("remote_port = 1094", false),
+    ] {
+        let config = Config::new(&format!("[[rules]]\n{condition}\ntag = \"3/14\""));
+        let report = after(&hosts.a, &config, unmount_cgroup2);
+        report.assert_ok(!missed);
+        let check = report.assert("cgroup v2", if missed { "missing" } else { "warn" }, "not mounted");
+        assert!(check["remedy"].as_str().is_some_and(|r| r.contains("mount -t cgroup2")), "{check}");
+    }
+}
+
+#[test]
+fn the_right_to_lower_path_mtus_is_missed_only_where_packets_get_longer() {
+    require_root!();
+    let hosts = Hosts::new("doctor-mtu");
+    let drop_it = || {
+        for set in [CapSet::Bounding, CapSet::Effective, CapSet::Permitted] {
+            caps::drop(None, set, Capability::CAP_NET_RAW).expect("root may");
+        }
+    };
+    for (mark, status) in [("strategy = \"label+destination\"", "missing"), ("strategy = \"label\"", "warn")]
+    {
+        let report = after(&hosts.a, &Config::new(mark), drop_it);
+        report.assert_ok(status == "warn");
+        let check = report.assert("path MTU", status, "without CAP_NET_RAW");
+        assert!(check["remedy"].as_str().is_some_and(|r| r.contains("CAP_NET_RAW")), "{check}");
+    }
 }
 
 #[test]
@@ -264,6 +347,8 @@ fn without_root_it_says_what_could_not_be_checked_and_why() {
     let report = Report::of(as_nobody(&hosts.a, &Config::new(""), &["--json", "doctor"]));
     report.assert("capabilities", "unknown", "not root, and without CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON");
     report.assert("marking program", "unknown", "lacks CAP_BPF");
+    report.assert("socket creation", "unknown", "does not load");
+    report.assert("path MTU", "unknown", "CAP_NET_RAW");
     report.assert("clsact", "unknown", "cannot be made");
     for check in report.json["checks"].as_array().expect("a list").iter().filter(|c| c["status"] == "unknown")
     {

@@ -1,8 +1,14 @@
 //! The marking program on single packets, run by the kernel (`BPF_PROG_TEST_RUN`): every byte of what comes out is
 //! compared with what went in.
 
-use flowtag_kernel::mark::{Key, Marker, Settings};
-use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Tag};
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::Rig;
+use flowtag_kernel::mark::rules::{Action, Rule};
+use flowtag_kernel::mark::{Key, Marker, Settings, Verdict};
+use flowtag_wire::{Endpoint, Entropy, FiveTuple, FlowLabel, Protocol, Strategy, Tag};
 use libbpf_rs::ProgramInput;
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 
@@ -202,7 +208,8 @@ fn a_full_map_is_an_error_and_leaves_the_others_alone() {
 fn no_path_through_the_program_drops_a_packet() {
     let marker = marker();
     let options = ProgInfoQueryOptions::default().include_xlated_prog_insns(true);
-    let programs = ProgInfoIter::with_query_opts(options).filter(|p| p.name == "flowtag_mark");
+    let programs = ProgInfoIter::with_query_opts(options)
+        .filter(|p| p.name == "flowtag_mark" || p.name == "flowtag_arrive");
     // linux/bpf.h: BPF_ALU64 or BPF_ALU with BPF_MOV | BPF_K to r0, then BPF_EXIT.
     let returns_shot = |w: &[u8]| {
         matches!(w[0], 0xb7 | 0xb4) && w[1] & 0x0f == 0 && w[4..8] == 2_u32.to_ne_bytes() && w[8] == 0x95
@@ -214,6 +221,139 @@ fn no_path_through_the_program_drops_a_packet() {
         assert!(instructions.len() > 500, "the instructions were given");
         assert!(!instructions.as_chunks::<8>().0.windows(2).any(|w| returns_shot(w.as_flattened())));
     }
-    assert!(seen > 0);
+    assert!(seen > 1, "both programs");
     drop(marker);
+}
+
+/// What outlives its daemon ends some time.
+#[test]
+fn nothing_is_marked_when_nobody_renews_the_lease() {
+    let settings = Settings { lease: Duration::from_secs(1), ingress: true, ..Settings::default() };
+    Rig::on("lease", &settings, |rig| {
+        let other = Rule::new("other", Action::Mark { tags: vec![common::tag()], strategy: Strategy::LABEL });
+        let announced = common::packets::frame(&[common::packets::ipv6(), common::packets::udp(9)]);
+        let mut by_rule = announced.clone();
+        by_rule[14 + 40] ^= 1; // another port
+        rig.announce(common::marked(Strategy::DESTINATION));
+        rig.marker.set_rules(&[other]).expect("set");
+        rig.marker.set_overhead(8).expect("set");
+        for _ in 0..2 {
+            let start = Instant::now();
+            rig.marker.renew_lease().expect("renewed");
+            while rig.leave(&announced).0 == Verdict::Marked {
+                assert_ne!(rig.leave(&by_rule).0, Verdict::NoFlow);
+                assert!(start.elapsed() < Duration::from_secs(3), "the lease does not end");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            assert!(start.elapsed() >= Duration::from_millis(990), "it ended after {:?}", start.elapsed());
+            rig.assert_untouched(&announced, Verdict::Expired);
+            rig.assert_untouched(&by_rule, Verdict::Expired);
+            let arrived = |rig: &Rig| rig.marker.coverage().expect("coverage").arrived.len();
+            let before = arrived(rig);
+            assert_eq!(rig.arrive(&announced), announced);
+            assert_eq!(arrived(rig), before, "nothing is counted either");
+        }
+        rig.marker.renew_lease().expect("renewed");
+        assert_eq!(rig.leave(&announced).0, Verdict::Marked);
+        assert_eq!(rig.leave(&by_rule).0, Verdict::Marked);
+    });
+}
+
+/// Another interface than those that are attached to: of a bond, the ports also run the program.
+#[test]
+fn what_leaves_by_an_interface_that_is_not_known_passes_as_it_came() {
+    let mut marker = Marker::load(&Settings::default()).expect("needs root");
+    marker.set(&flow(Protocol::Tcp), label().into(), 0).expect("room");
+    assert_untouched(&marker, &frame(&[], 0x86dd, &ipv6(TCP, &[], TCP)));
+}
+
+// ---- What is kept for the next daemon.
+
+/// A marker whose maps and links are kept in a directory of the test's own, which is removed in the end.
+fn with_pins(name: &str, story: impl FnOnce(&std::path::Path, &Settings) + Send) {
+    let bed = flowtag_testbed::Testbed::new(name).expect("a testbed: run the tests as root");
+    let (a, b) = (bed.host("a").expect("host a"), bed.host("b").expect("host b"));
+    let bare = flowtag_testbed::LinkOptions { addresses: false, ..Default::default() };
+    bed.link_with(&a, "eth0", &b, "eth0", &bare).expect("a link");
+    a.ip(&["link", "set", "eth0", "down"]).expect("a quiet link");
+    let pin = std::path::PathBuf::from(format!("/sys/fs/bpf/flowtag-test-{}-{name}", std::process::id()));
+    let settings = Settings { pin: Some(pin.clone()), ingress: true, ..Settings::default() };
+    a.run(|| story(&pin, &settings)).expect("on host a");
+    flowtag_kernel::mark::remove_pinned(Some(&pin), None).expect("removed");
+}
+
+/// Killed between the table and what stands before it, a daemon leaves a flow that is in one of them only.
+#[test]
+fn a_flow_that_was_half_removed_is_not_marked_after_the_next_start() {
+    use libbpf_rs::{MapCore, MapHandle};
+    with_pins("half", |pin, settings| {
+        for others in [false, true] {
+            let packet = common::packets::frame(&[common::packets::ipv6(), common::packets::udp(9)]);
+            let mut rig = Rig::new(settings);
+            rig.announce(common::marked(Strategy::LABEL));
+            if !others {
+                rig.marker.remove(&common::flow(Protocol::Tcp)).expect("removed");
+            }
+            assert_eq!(rig.leave(&packet).0, Verdict::Marked);
+            rig.marker.leave();
+            let flows = MapHandle::from_pinned_path(pin.join("flowtag_flows")).expect("the table is kept");
+            let is_udp = |key: &Vec<u8>| key[36] == common::UDP;
+            let key = flows.keys().find(is_udp).expect("the flow is in the table");
+            flows.delete(&key).expect("deleted");
+            let rig = Rig::new(settings);
+            assert_eq!(rig.marker.adopted().len(), usize::from(others));
+            rig.assert_untouched(&packet, Verdict::NoFlow);
+        }
+    });
+}
+
+#[test]
+fn a_smaller_table_takes_what_it_holds_and_a_larger_one_all() {
+    with_pins("sizes", |_, settings| {
+        let key = |port: u16| Key {
+            local: Endpoint::new(common::local().into(), port),
+            ..common::flow(Protocol::Udp)
+        };
+        let mut rig = Rig::new(&Settings { max_flows: 100, ..settings.clone() });
+        (1..=100)
+            .for_each(|n| rig.marker.set(&key(n), common::marked(Strategy::LABEL), n.into()).expect("room"));
+        rig.marker.leave();
+        let rig = Rig::new(&Settings { max_flows: 5000, ..settings.clone() });
+        let adopted = rig.marker.adopted().to_vec();
+        assert_eq!(adopted.len(), 100);
+        for flow in &adopted {
+            assert_eq!(flow.start, u64::from(flow.key.local.port()), "since when is kept, too");
+            assert_eq!(flow.mark, common::marked(Strategy::LABEL));
+            assert_eq!(rig.marker.mark(&flow.key).expect("read"), Some(flow.mark));
+        }
+        rig.marker.leave();
+        let rig = Rig::new(&Settings { max_flows: 30, ..settings.clone() });
+        assert_eq!(rig.marker.adopted().len(), 30);
+        for flow in rig.marker.adopted() {
+            assert_eq!(rig.marker.mark(&flow.key).expect("read"), Some(flow.mark));
+        }
+    });
+}
+
+/// `mark.ingress` was on and is not any more.
+#[test]
+fn a_hook_that_is_not_wanted_any_more_is_let_go_of() {
+    with_pins("hooks", |pin, settings| {
+        let links = || {
+            let entries = std::fs::read_dir(pin).expect("kept").flatten();
+            let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+            names.filter(|name| name.starts_with("tcx-")).count()
+        };
+        let rig = Rig::new(settings);
+        if links() == 0 {
+            println!("SKIPPED: no tcx in this kernel");
+            return;
+        }
+        assert_eq!(links(), 2);
+        rig.marker.leave();
+        let rig = Rig::new(&Settings { ingress: false, ..settings.clone() });
+        rig.marker.remove_leftovers().expect("removed");
+        assert_eq!(links(), 1);
+        rig.marker.leave();
+    });
 }

@@ -101,7 +101,7 @@ impl Daemon {
         let dir = TempDir::with_prefix("flowtag-bench-")?;
         let here = dir.path().display();
         let config = format!(
-            "runtime_dir = \"{here}\"\n[log]\nlevel = \"warn\"\n[mark]\ninterfaces = [\"flowtag-none*\"]\n\
+            "runtime_dir = \"{here}\"\n[log]\nlevel = \"warn\"\n[mark]\ninterfaces = [\"flowtag-none*\"]\npin = \"\"\n\
              [flows]\nmax = {max_flows}\n[outputs.firefly]\nenabled = false\n\
              [inputs.control]\npath = \"{here}/control.sock\"\n[inputs.pipe]\nenabled = true\npath = \"{here}/pipe\"\n"
         );

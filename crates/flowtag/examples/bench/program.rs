@@ -1,116 +1,225 @@
-//! The marking program alone, by `BPF_PROG_TEST_RUN`: ns per packet with warm caches.
+//! The programs alone: what looking up, judging by rules, writing and reading tags costs for one packet.
 
-use std::net::{IpAddr, Ipv6Addr};
-use std::time::Instant;
+use std::time::Duration;
 
-use anyhow::Result;
-use flowtag_kernel::mark::{HookChoice, Key, Marker, Settings};
-use flowtag_testbed::Testbed;
-use flowtag_wire::{Endpoint, Entropy, FlowLabel, Protocol, Tag};
-use libbpf_rs::{ProgramInput, ProgramMut};
+use anyhow::{Result, ensure};
+use flowtag_kernel::mark::{Marker, Settings};
+use flowtag_wire::Strategy;
+use flowtag_wire::option::Place;
 
 use crate::report::{Figure, Report};
+use crate::site;
+use crate::test_run::{Case, How, MIX, Packet, key, measure};
 
-const RUNS: usize = 15;
-/// Different flows in one run: the table treats them differently, and traffic is of many.
-const MIX: u32 = 32;
-const REPEAT: u32 = 20_000;
-const FLOWS: [u32; 4] = [1, 1_000, 100_000, 1_000_000];
+const FLOWS: [u32; 3] = [1_000, 100_000, 1_000_000];
+/// Flows from here on are in no table.
+const UNKNOWN: u32 = 1 << 30;
+/// Here and above are those with other strategies than the label.
+const SPECIAL: u32 = 1 << 29;
+/// Flows of hosts that the last rule names, in no table either.
+const THEIRS: u32 = 3 << 30;
+const THEIR_HOSTS: &str = "2001:db8::c00:0/102";
+const DATA: Packet = Packet { label: false, options: &[], syn: false, arriving: false };
+const SYN: Packet = Packet { syn: true, ..DATA };
+const HOP_BY_HOP: &[Place] = &[Place::HopByHop];
+const DESTINATION: &[Place] = &[Place::Destination];
+const BOTH: &[Place] = &[Place::HopByHop, Place::Destination];
+/// No more than there is room for what the program tells of them.
+const JUDGED: How = How::Warm(2_000);
 
 pub(crate) fn run(report: &mut Report) -> Result<()> {
-    let mut marker = Marker::load(&Settings { max_flows: 1 << 20, ..Settings::default() })?;
+    let settings = Settings { max_flows: 1 << 20, ingress: true, ..Settings::default() };
+    let mut marker = Marker::load(&settings)?;
     marker.configure_test_run()?;
-    report.section(
-        "Program",
-        "ns per packet by `BPF_PROG_TEST_RUN`, which includes the kernel's own loop: an empty program, packets of 32 \
-         flows that are not announced, packets of 32 that are. Caches are warm. Aim: hit at most 3 × empty, and flat (at most 1.5 ×) over the table's size.",
-        &["flows in the table", "empty", "miss", "hit", "hit / empty"],
-    );
-    let mut filled = 0;
+    marker.set_registered([site::tag()].into_iter())?;
+    let (mut rows, mut filled) = (Vec::new(), 0);
     for flows in FLOWS {
-        (filled..flows).try_for_each(|n| marker.set(&key(n), label().into(), 0))?;
+        (filled..flows).try_for_each(|n| marker.set(&key(n), site::mark(Strategy::LABEL), 0))?;
         filled = flows;
-        let mut columns = [const { Vec::new() }; 3];
-        for _ in 0..RUNS {
-            columns[0].push(ns(&marker.empty_program(), |n| n)?);
-            columns[1].push(ns(&marker.mark_program(), |n| flows + n)?);
-            columns[2].push(ns(&marker.mark_program(), |n| {
-                (u64::from(n) * u64::from(flows) / u64::from(MIX)) as u32
-            })?);
-        }
-        let [empty, miss, hit] = &columns;
-        let ratio = Figure::ratio(hit, empty).show(2);
-        let figures = [empty, miss, hit].map(|c| Figure::of(c).show(0));
-        report.row(&[&[flows.to_string()][..], &figures, &[ratio]].concat());
+        rows.push((flows, leaving(&marker, flows)?, arriving(&marker, flows)?));
     }
-    attach(report)
+    tables(report, &rows);
+    strategies(report, &mut marker)?;
+    rules(report, &mut marker)
 }
 
-fn key(n: u32) -> Key {
-    let remote = Ipv6Addr::from((0x2001_0db8_u128 << 96) + u128::from(n) + 2);
-    let local: IpAddr = Ipv6Addr::from((0x2001_0db8_u128 << 96) + 1).into();
-    Key {
-        protocol: Protocol::Tcp,
-        local: Endpoint::new(local, 1094),
-        remote: Endpoint::new(remote.into(), 40000),
-    }
+/// Flow number `n` of those in the table, spread over all of it.
+fn spread(n: u32, flows: u32) -> u32 {
+    ((u64::from(n.wrapping_mul(0x9e37_79b1)) * u64::from(flows)) >> 32) as u32
 }
 
-fn label() -> FlowLabel {
-    FlowLabel::from_tag(Tag::new(3, 14).expect("in range"), Entropy::NONE)
+/// Figures of so many flows: leaving, arriving.
+type Row = (u32, [Vec<f64>; 6], [Vec<f64>; 5]);
+
+fn leaving(marker: &Marker, flows: u32) -> Result<[Vec<f64>; 6]> {
+    let known = move |n| DATA.of(&key(spread(n, flows)));
+    let unknown = |n| DATA.of(&key(UNKNOWN + n * 17));
+    let cases = [
+        Case::new(marker.empty_program(), How::WARM, unknown),
+        Case::new(marker.mark_program(), How::WARM, unknown),
+        Case::new(marker.mark_program(), How::WARM, known),
+        Case::new(marker.empty_program(), How::Each, unknown),
+        Case::new(marker.mark_program(), How::Each, unknown),
+        Case::new(marker.mark_program(), How::Each, known),
+    ];
+    measure(&cases, &|| Ok(()))
 }
 
-/// A TCP packet of flow `n`.
-fn packet(n: u32) -> Vec<u8> {
-    let key = key(n);
-    let octets = |addr| match addr {
-        IpAddr::V6(v6) => v6.octets(),
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-    };
-    let mut out = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd, 0x60, 0, 0, 0, 0, 60, 6, 64];
-    out.extend(octets(key.local.addr()));
-    out.extend(octets(key.remote.addr()));
-    out.extend(key.local.port().to_be_bytes());
-    out.extend(key.remote.port().to_be_bytes());
-    out.extend([0; 56]);
-    out
+fn arriving(marker: &Marker, flows: u32) -> Result<[Vec<f64>; 5]> {
+    let arriving = Packet { arriving: true, ..DATA };
+    let of = move |packet: Packet| move |n| packet.of(&key(spread(n, flows)));
+    let cases = [
+        Case::new(marker.empty_program(), How::WARM, of(arriving)),
+        Case::new(marker.arrive_program(), How::WARM, move |n| arriving.of(&key(UNKNOWN + n * 17))),
+        Case::new(marker.arrive_program(), How::WARM, of(Packet { label: true, ..arriving })),
+        Case::new(marker.arrive_program(), How::WARM, of(Packet { options: DESTINATION, ..arriving })),
+        Case::new(marker.arrive_program(), How::Each, of(Packet { label: true, ..arriving })),
+    ];
+    measure(&cases, &|| Ok(()))
 }
 
-/// Mean over the packets of the flows that `flow` chooses.
-fn ns(program: &ProgramMut<'_>, flow: impl Fn(u32) -> u32) -> Result<f64> {
-    let mut total = 0.0;
-    for n in 0..MIX {
-        let packet = packet(flow(n));
-        let input = ProgramInput { data_in: Some(&packet), repeat: REPEAT, ..Default::default() };
-        total += program.test_run(input)?.duration.as_nanos() as f64;
-    }
-    Ok(total / f64::from(MIX))
-}
-
-fn attach(report: &mut Report) -> Result<()> {
+fn tables(report: &mut Report, rows: &[Row]) {
     report.section(
-        "Load and attach",
-        "ms from nothing to marking on one interface. Aim: at most 300 ms.",
-        &["hook", "load", "attach"],
+        "Program: leaving",
+        "ns per packet of the program at egress by `BPF_PROG_TEST_RUN`, which includes the kernel's own loop, as the \
+         empty program shows. *Warm*: the same packet over and over, 32 different ones, so that the label is there \
+         already but for the first time. *Each*: 2,048 packets of as many flows, one run each: caches are as cold as \
+         the table is large, the label is written, and reading the clock is included. Aims: label, warm, at most \
+         42/26 = 1.62 × empty; flat (at most 1.5 ×) up to 1,000,000 flows.",
+        &[
+            "flows in the table",
+            "empty, warm",
+            "no flow, warm",
+            "label, warm",
+            "label / empty, warm",
+            "empty, each",
+            "no flow − empty, each",
+            "label − empty, each",
+        ],
     );
-    let bed = Testbed::new("attach")?;
-    let (a, b) = (bed.host("a")?, bed.host("b")?);
-    bed.link(&a, "eth0", &b, "eth0")?;
-    for hook in [HookChoice::Auto, HookChoice::Clsact] {
-        let (mut load, mut attach, mut name) = (Vec::new(), Vec::new(), String::new());
-        for _ in 0..RUNS {
-            a.run(|| -> Result<()> {
-                let start = Instant::now();
-                let mut marker = Marker::load(&Settings::default())?;
-                load.push(start.elapsed().as_secs_f64() * 1e3);
-                let eth0 = flowtag_kernel::link::find("eth0")?;
-                let start = Instant::now();
-                name = marker.attach(&eth0, hook)?.to_string();
-                attach.push(start.elapsed().as_secs_f64() * 1e3);
-                Ok(())
-            })??;
-        }
-        report.row(&[name, Figure::of(&load).show(1), Figure::of(&attach).show(1)]);
+    for (flows, leaving, _) in rows {
+        let show = |column: usize| Figure::of(&leaving[column]).show(0);
+        let ratio = Figure::ratio(&leaving[2], &leaving[0]).show(2);
+        let over = |column: usize| Figure::difference(&leaving[column], &leaving[3]).show(0);
+        report.row(&[flows.to_string(), show(0), show(1), show(2), ratio, show(3), over(4), over(5)]);
+    }
+    report.section(
+        "Program: arriving",
+        "ns per packet of the program at ingress, in the same way. The tags are those of the flows, so that looking for \
+         a mismatch is included.",
+        &[
+            "flows in the table",
+            "empty, warm",
+            "no tag, warm",
+            "label, warm",
+            "destination option, warm",
+            "label / empty, warm",
+            "label, each",
+        ],
+    );
+    for (flows, _, arriving) in rows {
+        let show = |column: usize| Figure::of(&arriving[column]).show(0);
+        let ratio = Figure::ratio(&arriving[2], &arriving[0]).show(2);
+        report.row(&[flows.to_string(), show(0), show(1), show(2), show(3), ratio, show(4)]);
+    }
+}
+
+fn strategies(report: &mut Report, marker: &mut Marker) -> Result<()> {
+    report.section(
+        "Program: writing",
+        "ns per packet by where the tag is written, 1,000,000 flows in the table. *Written*: 2,048 packets of 32 flows, \
+         one run each, less the empty program in the same way. A second run of a packet finds its own option: *there \
+         already*, warm.",
+        &["strategy", "written − empty", "there already", "there already / empty"],
+    );
+    let (label, hop) = (Strategy::LABEL, Strategy::HOP_BY_HOP);
+    let table = [
+        (label, &[][..]),
+        (Strategy::DESTINATION, DESTINATION),
+        (hop, HOP_BY_HOP),
+        (hop | Strategy::DESTINATION, BOTH),
+        (label | Strategy::DESTINATION, DESTINATION),
+    ];
+    for (strategy, options) in table {
+        (SPECIAL..SPECIAL + MIX).try_for_each(|n| marker.set(&key(n), site::mark(strategy), 0))?;
+        let tagged = Packet { label: strategy.contains(label), options, ..DATA };
+        let of = |packet: Packet| move |n| packet.of(&key(SPECIAL + n % MIX));
+        let cases = [
+            Case::new(marker.empty_program(), How::Each, of(DATA)),
+            Case::new(marker.mark_program(), How::Each, of(DATA)),
+            Case::new(marker.empty_program(), How::WARM, of(tagged)),
+            Case::new(marker.mark_program(), How::WARM, of(tagged)),
+        ];
+        let [empty, written, empty_warm, there] = measure(&cases, &|| Ok(()))?;
+        report.row(&[
+            strategy.to_string(),
+            Figure::difference(&written, &empty).show(0),
+            Figure::of(&there).show(0),
+            Figure::ratio(&there, &empty_warm).show(2),
+        ]);
     }
     Ok(())
+}
+
+/// What is told of matches is read between the runs, or the program would tell it again and again.
+fn rules(report: &mut Report, marker: &mut Marker) -> Result<()> {
+    let mut last = site::rule(Strategy::LABEL);
+    last.remote.push(THEIR_HOSTS.parse()?);
+    last.remote_ports.push(40_000..=50_000);
+    marker.set_rules(&site::rules(last))?;
+    marker.configure_test_run()?; // now there are rules
+    let events = marker.events()?;
+    let read = || Ok(events.next(Duration::ZERO).map(drop)?);
+    let matched = |n| key(THEIRS + n * 17);
+    let unmatched = |n| key(UNKNOWN + n * 17);
+    let known = |n| DATA.of(&key(spread(n, 1_000_000)));
+    let cases = [
+        Case::new(marker.empty_program(), How::WARM, known),
+        Case::new(marker.mark_program(), How::WARM, known),
+        Case::new(marker.mark_program(), How::WARM, |n| DATA.of(&unmatched(n))),
+        Case::new(marker.mark_program(), How::WARM, |n| DATA.of(&matched(n))),
+        Case::new(marker.mark_program(), JUDGED, |n| SYN.of(&unmatched(n))),
+        Case::new(marker.mark_program(), JUDGED, |n| SYN.of(&matched(n))),
+        Case::new(marker.empty_program(), How::Each, |n| DATA.of(&unmatched(n))),
+        Case::new(marker.mark_program(), How::Each, |n| DATA.of(&unmatched(n))),
+        Case::new(marker.mark_program(), How::Each, |n| DATA.of(&matched(n))),
+    ];
+    let columns = measure(&cases, &read)?;
+    ensure!(
+        marker.coverage()?.lost_events == 0,
+        "matches were not read in time: the figures are of another case"
+    );
+    rules_table(report, &columns);
+    Ok(())
+}
+
+fn rules_table(report: &mut Report, columns: &[Vec<f64>]) {
+    report.section(
+        "Program: rules",
+        "ns per packet with 1,000 rules that together look at everything a rule can look at, and 1,000,000 flows in the \
+         table. The verdict on a five-tuple is remembered; the first packet of a connection, and one whose verdict \
+         another packet took the place of, is judged anew. *Each*: 2,048 packets of as many five-tuples.",
+        &["packet", "ns", "− empty", "/ empty"],
+    );
+    let names = [
+        "empty, warm",
+        "of an announced flow, warm",
+        "no rule matches, remembered, warm",
+        "the last rule matches, remembered, warm",
+        "SYN, no rule matches, warm",
+        "SYN, the last rule matches, warm",
+        "empty, each",
+        "no rule matches, each",
+        "the last rule matches, each",
+    ];
+    for (index, (name, column)) in names.iter().zip(columns).enumerate() {
+        let empty = &columns[if index < 6 { 0 } else { 6 }];
+        let over = Figure::difference(column, empty).show(0);
+        report.row(&[
+            (*name).to_owned(),
+            Figure::of(column).show(0),
+            over,
+            Figure::ratio(column, empty).show(2),
+        ]);
+    }
 }

@@ -30,6 +30,11 @@ impl Figure {
         Self::of(&a.iter().zip(b).map(|(a, b)| a / b).collect::<Vec<_>>())
     }
 
+    /// Of `a - b`, pair by pair.
+    pub(crate) fn difference(a: &[f64], b: &[f64]) -> Self {
+        Self::of(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
+    }
+
     /// `1.02 (0.98 – 1.10)`.
     pub(crate) fn show(self, digits: usize) -> String {
         format!("{:.digits$} ({:.digits$} – {:.digits$})", self.median, self.min, self.max)

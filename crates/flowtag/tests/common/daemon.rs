@@ -156,6 +156,11 @@ impl Daemon {
         self.dir.path()
     }
 
+    /// Where it keeps its maps and links.
+    pub fn pin(&self) -> &Path {
+        self.dir.pin()
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> String {
         self.process.stderr()
@@ -193,6 +198,14 @@ impl Daemon {
     #[track_caller]
     pub fn kill(self) -> Dir {
         self.process.stop(Signal::SIGKILL).expect("it is killed");
+        self.dir
+    }
+
+    /// Stops it as systemd would, and gives its directory with what it left there and in the kernel.
+    #[track_caller]
+    pub fn leave(self) -> Dir {
+        let ended = self.process.stop(Signal::SIGTERM).expect("it stops");
+        assert!(ended.status.success(), "{}\n{}", ended.status, ended.stderr);
         self.dir
     }
 

@@ -216,6 +216,15 @@ impl Path {
         (client, server)
     }
 
+    /// Lets TCP wait for at least three seconds, there and back, before it takes a segment for lost: on a busy machine an
+    /// answer may be late. `near` and `far` are how the routes go, in the words of `ip route`.
+    pub fn wait_long(&self, near: &[&str], far: &[&str]) {
+        for (host, to, way) in [(&self.from, self.dst, near), (&self.to, self.src, far)] {
+            let to = format!("{to}/128");
+            host.ip(&[&["-6", "route", "replace", &to], way, &["rto_min", "3s"]].concat()).expect("a route");
+        }
+    }
+
     /// Two UDP sockets: the first sends to the second.
     pub fn udp(&self, port: u16, to: u16) -> (UdpSocket, UdpSocket) {
         let (src, dst) = (self.src(port), self.dst(to));

@@ -24,9 +24,9 @@ use std::error::Error as StdError;
 use std::fmt;
 
 pub use hooks::{AttachedProgram, Place, attached};
-pub use process::{Capabilities, capabilities, memlock};
-pub use system::{bpffs, btf, cgroup2, kernel, lockdown, tracefs, unprivileged_bpf};
-pub use trial::{clsact, jit, marking_program, tcx};
+pub use process::{Capabilities, capabilities, memlock, path_mtu};
+pub use system::{btf, cgroup2, kernel, lockdown, pin_directory, tracefs, unprivileged_bpf};
+pub use trial::{clsact, ingress, jit, marking_program, sockets, tcx};
 
 /// How a check ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

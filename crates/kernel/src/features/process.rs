@@ -6,6 +6,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use nix::unistd::geteuid;
 
 use super::{AS_ROOT, Check, system};
+use crate::path_mtu::PathMtu;
 
 /// Bits of `linux/capability.h`.
 const NET_ADMIN: u32 = 12;
@@ -76,6 +77,27 @@ fn in_user_namespace() -> bool {
 /// user_namespaces(7): only the first namespace maps all users to themselves.
 fn maps_everybody(map: &str) -> bool {
     map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Whether room can be made on a path that is too narrow for an options header: the daemon tells its own host so by ICMPv6,
+/// for which it opens a socket at start. CAP_NET_RAW is given up after that.
+#[must_use]
+pub fn path_mtu() -> Check {
+    const NAME: &str = "path MTU";
+    let Err(error) = PathMtu::open() else {
+        return Check::ok(NAME, "can be lowered to make room for options headers (CAP_NET_RAW)");
+    };
+    if error.kind() != std::io::ErrorKind::PermissionDenied {
+        let fix = "load IPv6 (ipv6.disable=0), or write tags into labels only";
+        return Check::missing(NAME, format!("cannot be lowered: no socket for ICMPv6 ({error})"), fix);
+    }
+    if geteuid().is_root() {
+        let detail =
+            "cannot be lowered without CAP_NET_RAW at start: full packets have no room for an options header";
+        Check::missing(NAME, detail, "start the container or unit with CAP_NET_RAW")
+    } else {
+        Check::unknown(NAME, "not root, and without CAP_NET_RAW, which the daemon needs at start", AS_ROOT)
+    }
 }
 
 /// Whether locked memory is limited, on kernels that count maps and programs as such (before 5.11). Ask before

@@ -2,13 +2,17 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use libbpf_rs::btf::Btf;
-use libbpf_rs::btf::types::{Enum, Struct};
+use libbpf_rs::btf::types::{Enum, Struct, Typedef};
+use nix::errno::Errno;
+use nix::sys::statfs::{FsType, statfs};
 use nix::sys::utsname::uname;
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::{AS_ROOT, Check, chain};
+use crate::cgroup::Cgroups;
 
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
@@ -51,6 +55,13 @@ pub(super) fn knows_tcx() -> Option<bool> {
     let btf = Btf::from_vmlinux().ok()?;
     let types = btf.type_by_name::<Enum<'_>>("bpf_attach_type")?;
     Some(types.iter().any(|member| member.name.is_some_and(|n| n == "BPF_TCX_EGRESS")))
+}
+
+/// Whether the kernel has the tracepoint at which sockets change their state; none without BTF. Each tracepoint has a
+/// type of its own, by which programs for it are fitted.
+pub(super) fn knows_socket_states() -> Option<bool> {
+    let btf = Btf::from_vmlinux().ok()?;
+    Some(btf.type_by_name::<Typedef<'_>>("btf_trace_inet_sock_set_state").is_some())
 }
 
 /// Whether maps and programs count against RLIMIT_MEMLOCK; none without BTF. Memory was charged to a user in
@@ -104,20 +115,66 @@ pub fn unprivileged_bpf() -> Check {
     Check::ok(NAME, detail)
 }
 
-/// Where cgroup v2 is mounted, by which flows are told apart by service and container.
+/// Whether cgroup v2 is mounted and shows all cgroups, by which rules tell services apart. Rules with a process's name
+/// need it as well: the program that notes the name is attached to the root of all cgroups.
 #[must_use]
 pub fn cgroup2() -> Check {
+    const NAME: &str = "cgroup v2";
     let beside = if mounted("cgroup").is_ok_and(|v1| !v1.is_empty()) { ", beside cgroup v1" } else { "" };
     let fix = "mkdir -p /sys/fs/cgroup/unified && mount -t cgroup2 none /sys/fs/cgroup/unified";
-    let mut check = file_system("cgroup v2", "cgroup2", fix);
+    let mut check = file_system(NAME, "cgroup2", fix);
     check.detail += beside;
-    check
+    match Cgroups::read() {
+        Err(e) if e.kind() == io::ErrorKind::Unsupported => {
+            let fix = "run flowtag in the cgroup namespace of the host, or name neither cgroups nor processes in rules";
+            Check::missing(NAME, "shows only a part of this host's cgroups, as in a container", fix)
+        }
+        _ => check,
+    }
 }
 
-/// Where the file system is mounted in which programs and maps can outlive a process.
+/// `BPF_FS_MAGIC` of linux/magic.h.
+const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// The only place at which the daemon mounts a bpffs by itself.
+const USUAL_BPFFS: &str = "/sys/fs/bpf";
+
+/// Whether maps and links can be kept in `dir`, so that marking outlives the daemon; none: they are not kept.
 #[must_use]
-pub fn bpffs() -> Check {
-    file_system("bpffs", "bpf", "mount -t bpf bpf /sys/fs/bpf")
+pub fn pin_directory(dir: Option<&Path>) -> Check {
+    const NAME: &str = "pin directory";
+    let Some(dir) = dir else {
+        return Check::ok(NAME, "none (mark.pin is empty): marking ends with the daemon");
+    };
+    let (parent, shown) = (dir.parent().unwrap_or(dir), dir.display());
+    let fix = format!(
+        "mount -t bpf bpf {}; or set mark.pin to a directory on a bpffs, or to \"\"",
+        parent.display()
+    );
+    match statfs(parent).map(|s| s.filesystem_type() == BPF_FS) {
+        Ok(true) => match access(parent, AccessFlags::W_OK) {
+            Ok(()) => Check::ok(NAME, format!("{shown}, on a bpffs")),
+            Err(Errno::EACCES) if !geteuid().is_root() => {
+                Check::unknown(NAME, format!("{shown}, on a bpffs that only root may write to"), AS_ROOT)
+            }
+            Err(e) => {
+                let fix = "mount it for writing; in a unit: ReadWritePaths= with its path";
+                let detail = format!("{shown}: the bpffs cannot be written to ({})", e.desc());
+                Check::missing(NAME, detail, fix)
+            }
+        },
+        Ok(false) if parent == Path::new(USUAL_BPFFS) => {
+            let detail =
+                format!("{shown}: no bpffs is mounted there; the daemon tries to, which takes CAP_SYS_ADMIN");
+            Check::warn(NAME, detail, "mount -t bpf bpf /sys/fs/bpf")
+        }
+        Ok(false) => Check::missing(
+            NAME,
+            format!("{shown}: its parent is not on a bpffs, the daemon would not start"),
+            fix,
+        ),
+        Err(Errno::EACCES) => Check::unknown(NAME, format!("{shown} cannot be looked at"), AS_ROOT),
+        Err(e) => Check::missing(NAME, format!("{shown}: its parent cannot be used ({})", e.desc()), fix),
+    }
 }
 
 /// Where the file system is mounted that describes tracepoints.

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 
 use super::process::Capabilities;
 use super::{AS_ROOT, Check, chain, hooks, system};
-use crate::mark::{HookChoice, Marker, Settings};
+use crate::mark::{Hook, HookChoice, Marker, Settings};
 use crate::{Error, link};
 
 /// Loads the marking program as the daemon would and lets go of it at once; not attached, it sees no packet.
@@ -23,6 +23,39 @@ pub fn marking_program(settings: &Settings) -> Check {
         Ok(_) => Check::ok(NAME, format!("loads, with room for {} flows", settings.max_flows)),
         Err(error) => not_loaded(NAME, &error, &said),
     }
+}
+
+/// Whether sockets are followed: where they are made, for rules with a process's name, and where they close, which ends
+/// their flows. Loaded and let go of, as above; the second is attached for that moment, with no flow to look for.
+#[must_use]
+pub fn sockets() -> [Check; 2] {
+    const NAMES: [&str; 2] = ["socket creation", "socket closing"];
+    let settings = Settings { max_flows: 1, ..Settings::default() };
+    let marker = match quietly(|| Marker::load(&settings)).0 {
+        Ok(marker) => marker,
+        Err(_) => {
+            let detail = "not tried: the marking program does not load";
+            return NAMES.map(|name| Check::unknown(name, detail, "see the line on the marking program"));
+        }
+    };
+    // The kernel is asked for both or for none.
+    let both = marker.knows_processes();
+    let refused = "this kernel does not load the programs that follow sockets";
+    let creation = if both {
+        Check::ok(NAMES[0], "the program loads: rules can name processes")
+    } else {
+        Check::missing(NAMES[0], refused, "name users or cgroups in rules, in place of processes")
+    };
+    let without = "flows that nobody ends last until they are silent for flows.idle_limit";
+    let closing = if both {
+        Check::ok(NAMES[1], "tracepoint inet_sock_set_state: flows end with their sockets")
+    } else if system::knows_socket_states() == Some(false) {
+        let detail = format!("no tracepoint inet_sock_set_state: {without}");
+        Check::warn(NAMES[1], detail, "run a kernel with CONFIG_TRACEPOINTS=y, or shorten flows.idle_limit")
+    } else {
+        Check::warn(NAMES[1], format!("{refused}: {without}"), "shorten flows.idle_limit")
+    };
+    [creation, closing]
 }
 
 /// The verifier's refusals and those for want of a permission both come as EACCES: only the former have a log.
@@ -105,8 +138,8 @@ pub fn tcx() -> Check {
     const NAME: &str = "tcx";
     const FIX: &str = "kernel 6.6 and newer have it; leave mark.hook at \"auto\" or set \"clsact\"";
     let absent = || Check::missing(NAME, "this kernel does not have it", FIX);
-    match attach_in_private(HookChoice::Tcx) {
-        Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
+    match attach_in_private(HookChoice::Tcx, false) {
+        Ok(_) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
         Err(Obstacle::Refused(e)) if e.raw_os_error() == Some(libc::EINVAL) => absent(),
         Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
         Err(Obstacle::NotTried(..)) if system::knows_tcx() == Some(false) => absent(),
@@ -123,9 +156,23 @@ pub fn clsact() -> Check {
     const NAME: &str = "clsact";
     const FIX: &str =
         "modprobe -a sch_ingress cls_bpf, or a kernel with CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF";
-    match attach_in_private(HookChoice::Clsact) {
-        Ok(()) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
+    match attach_in_private(HookChoice::Clsact, false) {
+        Ok(_) => Check::ok(NAME, "attaches (tried in a network namespace of its own)"),
         Err(Obstacle::Refused(e)) => Check::missing(NAME, format!("the kernel refused to attach: {e}"), FIX),
+        Err(Obstacle::NotTried(why, fix)) => Check::unknown(NAME, format!("not tried: {why}"), fix),
+    }
+}
+
+/// Whether the program for packets that arrive can be attached the same way as the marking program.
+#[must_use]
+pub fn ingress(choice: HookChoice) -> Check {
+    const NAME: &str = "ingress hook";
+    match attach_in_private(choice, true) {
+        Ok(hook) => Check::ok(NAME, format!("attaches by {hook} (tried in a network namespace of its own)")),
+        Err(Obstacle::Refused(e)) => {
+            let detail = format!("the kernel refused to attach: {e}; the daemon would mark on no interface");
+            Check::missing(NAME, detail, "set mark.ingress = false, or see the lines on tcx and clsact")
+        }
         Err(Obstacle::NotTried(why, fix)) => Check::unknown(NAME, format!("not tried: {why}"), fix),
     }
 }
@@ -141,7 +188,7 @@ enum Obstacle {
 
 /// Attaches to the loopback interface of a namespace that lives as long as this call. On a thread of its own, which
 /// ends with it: the caller stays where it is.
-fn attach_in_private(choice: HookChoice) -> Result<(), Obstacle> {
+fn attach_in_private(choice: HookChoice, ingress: bool) -> Result<Hook, Obstacle> {
     let trial = thread::Builder::new().name("hook-trial".into()).spawn(move || {
         unshare(CloneFlags::CLONE_NEWNET).map_err(|e| {
             Obstacle::NotTried(
@@ -149,22 +196,22 @@ fn attach_in_private(choice: HookChoice) -> Result<(), Obstacle> {
                 TO_TRY,
             )
         })?;
-        quietly(|| attach_to_loopback(choice)).0
+        quietly(|| attach_to_loopback(choice, ingress)).0
     });
     let trial = trial
         .map_err(|e| Obstacle::NotTried(format!("a thread to try it in cannot be made ({e})"), TO_TRY))?;
     trial.join().unwrap_or_else(|_| Err(Obstacle::NotTried("the trial broke off".into(), TO_TRY)))
 }
 
-fn attach_to_loopback(choice: HookChoice) -> Result<(), Obstacle> {
+fn attach_to_loopback(choice: HookChoice, ingress: bool) -> Result<Hook, Obstacle> {
     let not_tried = |e: Error| Obstacle::NotTried(chain(&e), TO_TRY);
     let loopback = link::find("lo").map_err(not_tried)?;
-    let settings = Settings { max_flows: 1, ..Settings::default() };
+    let settings = Settings { max_flows: 1, ingress, ..Settings::default() };
     let mut marker = Marker::load(&settings).map_err(|_| {
         Obstacle::NotTried("the marking program does not load".into(), "see the line on the marking program")
     })?;
     match marker.attach(&loopback, choice) {
-        Ok(_) => Ok(()),
+        Ok(hook) => Ok(hook),
         Err(Error::Attach { source, .. }) => Err(Obstacle::Refused(source)),
         Err(error) => Err(not_tried(error)),
     }

@@ -207,6 +207,8 @@ pub mod mark_limits {
     pub const MARK_RECENT: Type = 1024;
     #[doc = " combinations of tag, peer prefix and interface that are counted"]
     pub const MARK_MAX_ARRIVALS: Type = 16384;
+    #[doc = " connections that rules found of which user space may not know yet"]
+    pub const MARK_MAX_TOLD: Type = 8192;
     #[doc = " jiffies between two MARK_EVENT_NO_ROOM of a CPU"]
     pub const MARK_TELL_STEP: Type = 16;
 }

@@ -19,8 +19,8 @@ struct {
 	__type(value, struct mark_registered);
 } flowtag_known SEC(".maps");
 
-/* What arrived. Bounded: when it is full, new peers are counted under the prefix ::/64, and lost is counted where even
- * that has no room. */
+/* What arrived. Bounded: when it is full, packets of new peers are counted under the prefix ::/64, which is given room with
+ * the first peer, and as lost. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -32,15 +32,18 @@ struct {
 static __noinline int count_arrival(struct __sk_buff *skb, struct mark_arrival *arrival)
 {
 	struct mark_count fresh = {}, *c;
+	struct mark_arrival rest;
 
 	if (!arrival)
 		return 0;
 	c = bpf_map_lookup_elem(&flowtag_arrived, arrival);
 	if (!c) {
+		rest = *arrival;
+		rest.peer = 0;
+		bpf_map_update_elem(&flowtag_arrived, &rest, &fresh, BPF_NOEXIST);
 		if (bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST) == -7 /* E2BIG */) {
 			count_lost(MARK_LOST_ARRIVALS);
 			arrival->peer = 0;
-			bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST);
 		}
 		c = bpf_map_lookup_elem(&flowtag_arrived, arrival);
 	}
@@ -62,49 +65,56 @@ static __always_inline bool is_registered(__u16 tag)
 	return known && tag < 32768 && known->bits[tag / 64] >> (tag % 64) & 1;
 }
 
-/* Tag in an options header, 0 if there is none. */
+/* Tag in an options header, 0 if there is none: another experiment's option, or zeros where one was cleared. */
 __noinline int tag_of_option(struct __sk_buff *skb, __u32 header)
 {
 	__u32 at = find_option(skb, header);
 	__u8 bytes[OPTION_LEN];
 
 	if (!at || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at + 2, bytes, sizeof(bytes)) || bytes[0] > 1 ||
-	    bytes[2] > 63)
+	    bytes[2] > 63 || !(bytes[0] | bytes[1]) || !bytes[2])
 		return 0;
 	return (bytes[0] << 8 | bytes[1]) << 6 | bytes[2];
 }
 
-static __always_inline __u16 tag_that_arrived(struct __sk_buff *skb, const struct packet *p, __u8 *how)
+/* `expected`: tag of the flow that the packet belongs to, if any. A label that reads as it is no accident. */
+static __always_inline __u16 tag_that_arrived(struct __sk_buff *skb, const struct packet *p, __u16 expected, __u8 *how)
 {
 	struct place hop = {}, dest = {};
-	__u16 tag;
+	__u16 tag = 0;
 
 	if (p->first == NEXTHDR_HOP || p->first == NEXTHDR_DEST) {
-		if (!look_for(skb, &hop, p->l3 + IPV6_HLEN, p->first, NEXTHDR_HOP) && hop.tagged) {
-			*how = MARK_ARRIVED_HOP_BY_HOP;
-			return tag_of_option(skb, hop.at);
-		}
+		*how = MARK_ARRIVED_HOP_BY_HOP;
+		if (!look_for(skb, &hop, p->l3 + IPV6_HLEN, p->first, NEXTHDR_HOP) && hop.tagged)
+			tag = tag_of_option(skb, hop.at);
+		if (tag)
+			return tag;
+		*how = MARK_ARRIVED_DESTINATION;
 		if (!look_for(skb, &dest, hop.exists ? hop.at + (hop.len + 1) * 8 : hop.at, hop.next, NEXTHDR_DEST) &&
-		    dest.tagged) {
-			*how = MARK_ARRIVED_DESTINATION;
-			return tag_of_option(skb, dest.at);
-		}
+		    dest.tagged)
+			tag = tag_of_option(skb, dest.at);
+		if (tag)
+			return tag;
 	}
 	tag = tag_of_label(bpf_ntohl(p->word0) & LABEL_MASK);
-	*how = is_registered(tag) ? MARK_ARRIVED_LABEL : MARK_ARRIVED_NOTHING;
+	*how = is_registered(tag) || (expected && tag == expected) ? MARK_ARRIVED_LABEL : MARK_ARRIVED_NOTHING;
 	return *how == MARK_ARRIVED_LABEL ? tag : 0;
 }
 
-/* The flow's own packets leave the other way round. */
-static __always_inline int expected_word(const struct packet *p, __u32 *word)
+/* Tag of the flow that a packet belongs to, 0 if that is not in the table. The flow's own packets leave the other way
+ * round. */
+static __always_inline __u16 tag_of_flow(const struct packet *p)
 {
 	struct mark_key key __attribute__((aligned(8))) = p->key;
+	__u32 word;
 
+	if (!has_ports(key.protocol) || p->met & MET_LATER_FRAGMENT)
+		return 0;
 	__builtin_memcpy(key.local_addr, p->key.remote_addr, 16);
 	__builtin_memcpy(key.remote_addr, p->key.local_addr, 16);
 	key.local_port = p->key.remote_port;
 	key.remote_port = p->key.local_port;
-	return word_of(&key, hash_of(&key), word);
+	return word_of(&key, hash_of(&key), &word) == MARK_MARKED ? tag_of_label(word & LABEL_MASK) : 0;
 }
 
 __noinline int account(struct __sk_buff *skb)
@@ -113,18 +123,15 @@ __noinline int account(struct __sk_buff *skb)
 	const struct packet *p;
 	struct mark_arrival arrival = { .ifindex = skb->ifindex };
 	__u16 expected;
-	__u32 word;
 
 	if (!s)
 		return 0;
 	p = &s->p;
+	expected = tag_of_flow(p);
 	__builtin_memcpy(&arrival.peer, p->key.local_addr, sizeof(arrival.peer));
-	arrival.tag = tag_that_arrived(skb, p, &arrival.how);
+	arrival.tag = tag_that_arrived(skb, p, expected, &arrival.how);
 	count_arrival(skb, &arrival);
-	if (!has_ports(p->key.protocol) || p->met & MET_LATER_FRAGMENT || expected_word(p, &word) != MARK_MARKED)
-		return 0;
-	expected = tag_of_label(word & LABEL_MASK);
-	if (expected == arrival.tag)
+	if (!expected || expected == arrival.tag)
 		return 0;
 	arrival.how = arrival.tag ? MARK_ARRIVED_MISMATCH : MARK_ARRIVED_MISSING;
 	arrival.tag = expected;
@@ -147,7 +154,9 @@ __noinline __u32 find_mss(struct __sk_buff *skb, __u32 l4)
 			return at + 2;
 		if (option[0] == TCPOPT_EOL)
 			return 0;
-		at += option[0] == TCPOPT_NOP ? 1 : option[1] < 2 ? 2 : option[1];
+		if (option[0] != TCPOPT_NOP && option[1] < 2)
+			return 0; /* no length: Linux reads no further either */
+		at += option[0] == TCPOPT_NOP ? 1 : option[1];
 	}
 	return 0;
 }
@@ -157,8 +166,10 @@ __noinline int lower_mss(struct __sk_buff *skb, __u32 l4, __u32 mtu, __u32 overh
 {
 	__u32 at = find_mss(skb, l4), most;
 	__be16 before, after;
+	bool odd = (at - l4) & 1;
 
-	if (!at || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at, &before, 2))
+	/* Once the bytes are ours, neither of two writes can fail. */
+	if (!at || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at, &before, 2) || bpf_skb_pull_data(skb, at + 2))
 		return 0;
 	most = bpf_ntohs(before);
 	if (mtu > IPV6_HLEN + 20 && most > mtu - IPV6_HLEN - 20)
@@ -166,8 +177,10 @@ __noinline int lower_mss(struct __sk_buff *skb, __u32 l4, __u32 mtu, __u32 overh
 	if (most < IPV6_MIN_MTU - IPV6_HLEN - 20 + overhead)
 		return 0; /* RFC 8200 §5: no path is narrower */
 	after = bpf_htons(most - overhead);
-	/* At an odd offset the sum would need the bytes around it. */
-	if ((at - l4) & 1 || bpf_l4_csum_replace(skb, l4 + 16, before, after, 2))
+	/* At an odd offset the first byte is the lower half of a word, and the second the upper half of the next: to the sum,
+	 * that is one word with its bytes swapped (RFC 1071 §2). */
+	if (bpf_l4_csum_replace(skb, l4 + 16, odd ? __builtin_bswap16(before) : before,
+				odd ? __builtin_bswap16(after) : after, sizeof(after)))
 		return 0;
 	return bpf_skb_store_bytes(skb, at, &after, 2, 0);
 }
@@ -183,12 +196,22 @@ __noinline int lower_path_mtu(struct __sk_buff *skb, __u32 l4, __u32 overhead)
 	__be32 after;
 
 	if (l4 > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) ||
-	    icmp.type != ICMPV6_PACKET_TOO_BIG || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU + overhead)
+	    icmp.type != ICMPV6_PACKET_TOO_BIG || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU + overhead ||
+	    bpf_skb_pull_data(skb, l4 + sizeof(icmp)))
 		return 0;
 	after = bpf_htonl(bpf_ntohl(icmp.mtu) - overhead);
 	if (bpf_l4_csum_replace(skb, l4 + 2, icmp.mtu, after, 4))
 		return 0;
 	return bpf_skb_store_bytes(skb, l4 + 4, &after, sizeof(after), 0);
+}
+
+/* Not of later fragments, where other bytes are, and not under authentication. */
+static __always_inline void make_room(struct __sk_buff *skb, const struct mark_interface *iface, const struct packet *p)
+{
+	if (is_syn(skb, p))
+		lower_mss(skb, p->l4, iface->mtu, iface->overhead);
+	else if (p->key.protocol == IPPROTO_ICMPV6)
+		lower_path_mtu(skb, p->l4, iface->overhead);
 }
 
 static __always_inline void arrived_ipv6(struct __sk_buff *skb, const struct mark_interface *iface, struct packet *p)
@@ -198,10 +221,8 @@ static __always_inline void arrived_ipv6(struct __sk_buff *skb, const struct mar
 		return;
 	if (iface->flags & MARK_IF_COUNT_INGRESS)
 		account(skb);
-	if (iface->overhead && is_syn(skb, p))
-		lower_mss(skb, p->l4, iface->mtu, iface->overhead);
-	if (iface->overhead && p->key.protocol == IPPROTO_ICMPV6)
-		lower_path_mtu(skb, p->l4, iface->overhead);
+	if (iface->overhead && !(p->met & (MET_AUTH | MET_LATER_FRAGMENT)))
+		make_room(skb, iface, p);
 	if (iface->flags & MARK_IF_STRIP_INGRESS && is_stripped(p->key.local_addr, MARK_STRIP_INGRESS))
 		strip(skb);
 }

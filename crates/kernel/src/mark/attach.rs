@@ -95,6 +95,14 @@ impl Link {
         }
     }
 
+    /// Where it is kept.
+    pub(super) fn pinned(&self) -> Option<&Path> {
+        match self {
+            Self::Tcx { pinned, .. } => pinned.as_deref(),
+            Self::Clsact { .. } => None,
+        }
+    }
+
     pub(super) fn detach(self, interface: &Interface) -> Result<()> {
         match self {
             Self::Tcx { fd, pinned } => {

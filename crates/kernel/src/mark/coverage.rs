@@ -23,7 +23,7 @@ pub struct Coverage {
     pub arrived: Vec<Arrived>,
     /// Matches and closed sockets that could not be told because nobody read them in time.
     pub lost_events: u64,
-    /// Combinations of tag, peer and interface beyond the 16384 that are kept; counted under the peer `::/64`.
+    /// Packets of combinations of tag, peer and interface beyond the 16384 that are kept; counted under the peer `::/64`.
     pub lost_arrivals: u64,
 }
 
@@ -136,6 +136,9 @@ impl Marker {
             let Some(per_cpu) = table.lookup_percpu(&key, MapFlags::ANY).map_err(read)? else { continue };
             let rows = per_cpu.iter().filter_map(|b| mark_count::read_from_prefix(b).ok());
             let count = rows.fold(Count::default(), |sum, (c, _)| sum.add(c));
+            if count.packets == 0 {
+                continue; // kept for peers without room of their own
+            }
             arrived.extend(mark_arrival::read_from_bytes(&key).ok().and_then(|key| entry(&key, count)));
         }
         arrived.sort_by_key(|a| (a.how, a.tag, a.peer, a.interface));

@@ -15,7 +15,7 @@ use super::abi::{
     mark_rule_bank, mark_rule_limits as limits, mark_rule_value, mark_rules, mark_strip,
 };
 use super::rules::{Compiled, Rule, compile};
-use super::{Maps, Marker, Settings, map};
+use super::{Maps, Marker, Settings, map, pin};
 use crate::{Error, Result};
 
 /// How long a program may still be at work with the bank that was replaced: longer than any packet takes.
@@ -170,7 +170,7 @@ impl Marker {
     fn watch_owners(&mut self, rules: &[Rule]) -> Result<()> {
         if rules.iter().all(|rule| rule.processes.is_empty()) {
             self.owner = None;
-            return Ok(());
+            return self.settings.pin.as_deref().map_or(Ok(()), |dir| pin::forget_link(dir, pin::OWNER));
         }
         if self.owner.is_some() {
             return Ok(());
@@ -186,6 +186,9 @@ impl Marker {
             source,
         };
         let link = program.attach_cgroup(std::os::fd::AsRawFd::as_raw_fd(&root)).map_err(failed)?;
+        if let Some(dir) = &self.settings.pin {
+            pin::keep_link(dir, pin::OWNER, &link)?;
+        }
         self.owner = Some(link);
         Ok(())
     }

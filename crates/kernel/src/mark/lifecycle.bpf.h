@@ -25,18 +25,18 @@ static __always_inline void key_of_socket(const struct sock *sk, struct mark_key
 	key->protocol = IPPROTO_TCP;
 }
 
-/* Tells of TCP sockets of flows in the table. Since kernel 4.16. */
+/* Tells of TCP sockets of flows that user space knows or is about to. Since kernel 4.16. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
 	struct mark_event *event;
-	__u32 word;
+	__u32 word = 0;
 
 	if (newstate != TCP_CLOSE || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	key_of_socket(sk, &key);
-	if (word_of(&key, hash_of(&key), &word) != MARK_MARKED)
+	if (bpf_map_delete_elem(&flowtag_told, &key) && word_of(&key, hash_of(&key), &word) != MARK_MARKED)
 		return 0;
 	event = bpf_ringbuf_reserve(&flowtag_events, sizeof(*event), 0);
 	if (!event) {

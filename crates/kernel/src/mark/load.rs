@@ -13,8 +13,8 @@ use crate::{Error, Result};
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
 /// Which an old kernel may refuse; what they are for is then not available.
 const OPTIONAL: [&str; 2] = ["flowtag_owner", "flowtag_close"];
-/// Maps that outlive the daemon. Not among them: caches, and what belongs to sockets.
-const KEPT: [&str; 18] = [
+/// Maps that outlive the daemon. Not among them: caches.
+const KEPT: [&str; 20] = [
     map::FLOWS,
     map::SLOTS,
     map::FILTER,
@@ -24,6 +24,8 @@ const KEPT: [&str; 18] = [
     map::CLASSES,
     map::EVENTS,
     map::LOST,
+    map::TOLD,
+    map::OWNERS,
     map::RULES,
     map::BANKS,
     map::SETS,
@@ -54,6 +56,9 @@ impl Marker {
         let rules = install::Installed::read(&maps)?;
         let closing = object.progs_mut().find(|p| p.name() == "flowtag_close" && p.autoload());
         let closing = closing.map(|p| p.attach_trace()).transpose().map_err(failed)?;
+        if let (Some(dir), Some(link)) = (&settings.pin, &closing) {
+            pin::keep_link(dir, pin::CLOSING, link)?;
+        }
         let mut marker = Self {
             flags: install::flags(settings, rules.is_empty()),
             object,
@@ -73,9 +78,10 @@ impl Marker {
         Ok(marker)
     }
 
-    /// Puts the flows of an earlier daemon into the table, unless they are in it already, and makes the slots true.
+    /// Puts the flows of an earlier daemon into the table, unless they are in it already, and makes the slots true. Of a
+    /// table that is smaller now, those that it holds.
     fn adopt(&mut self, adopted: Vec<pin::Adopted>) -> Result<()> {
-        if adopted.is_empty() {
+        if self.settings.pin.is_none() {
             return Ok(());
         }
         let mut kept = Vec::with_capacity(adopted.len());
@@ -89,12 +95,17 @@ impl Marker {
             ) {
                 Ok(()) => {}
                 Err(e) if e.kind() == libbpf_rs::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == libbpf_rs::ErrorKind::TooBig => {
+                    let unmarked = adopted.len() - kept.len();
+                    tracing::warn!(unmarked, "flows.max is less than the flows of the daemon before");
+                    break;
+                }
                 Err(e) => return Err(self.write_error(e)),
             }
             kept.push((key, word));
         }
         self.slots.rebuild(kept.iter().map(|(key, word)| (key, *word)));
-        self.adopted = adopted;
+        self.adopted = adopted.into_iter().take(kept.len()).collect();
         Ok(())
     }
 }

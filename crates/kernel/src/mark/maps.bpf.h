@@ -87,6 +87,16 @@ struct {
 	__uint(max_entries, 512 * 1024);
 } flowtag_events SEC(".maps");
 
+/* Key: a connection that user space was told of, as a rule matched it: so that it is also told of the end of one that closes
+ * before it is in the table. Written and read by the programs; the oldest are forgotten first, of which user space has long
+ * heard. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MARK_MAX_TOLD);
+	__type(key, struct mark_key);
+	__type(value, __u32);
+} flowtag_told SEC(".maps");
+
 /* Key: enum mark_lost. What could not be told or counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

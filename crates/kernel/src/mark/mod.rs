@@ -55,6 +55,8 @@ mod map {
     pub(super) const CLASSES: &str = "flowtag_classes";
     pub(super) const EVENTS: &str = "flowtag_events";
     pub(super) const LOST: &str = "flowtag_lost";
+    pub(super) const TOLD: &str = "flowtag_told";
+    pub(super) const OWNERS: &str = "flowtag_owners";
     pub(super) const RULES: &str = "flowtag_rules";
     pub(super) const BANKS: &str = "flowtag_banks";
     pub(super) const SETS: &str = "flowtag_sets";
@@ -327,9 +329,9 @@ impl Marker {
     /// The first interface that could not be cleaned; the others are.
     pub fn remove_leftovers(&self) -> Result<Vec<String>> {
         if let Some(dir) = &self.settings.pin {
-            pin::remove_links(dir, |index| {
-                self.attached.get(&index).is_some_and(|a| a.egress.hook() == Hook::Tcx)
-            })?;
+            let links = self.attached.values().flat_map(|a| [Some(&a.egress), a.ingress.as_ref()]).flatten();
+            let kept: Vec<_> = links.filter_map(attach::Link::pinned).map(ToOwned::to_owned).collect();
+            pin::remove_links(dir, &kept)?;
         }
         attach::remove_all_leftovers(self.settings.state_dir.as_deref(), |index| {
             let clsact = self.attached.get(&index).filter(|a| a.egress.hook() == Hook::Clsact)?;

@@ -1,12 +1,13 @@
 //! What outlives the daemon: maps and links, kept as files on a bpffs.
 //!
-//! `DIR/flowtag_*` are maps, `DIR/tcx-egress-7` is the link of the marking program on interface 7, `DIR/layout` says which
-//! version of the shared types they have. Removing the files ends all of it.
+//! `DIR/flowtag_*` are maps, `DIR/tcx-egress-7` is the link of the marking program on interface 7, `DIR/close` and
+//! `DIR/owner` are links of the programs for sockets, `DIR/layout-1` says which version of the shared types they have.
+//! Removing the files ends all of it.
 
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,9 @@ use crate::{Error, Result};
 
 /// `BPF_FS_MAGIC` of linux/magic.h.
 const BPF_FS: FsType = FsType(0xcafe_4a11);
+/// Links that belong to no interface: of the programs that tell of closed sockets, and that note who makes sockets.
+pub(super) const CLOSING: &str = "close";
+pub(super) const OWNER: &str = "owner";
 /// Where the bpffs is on every host with systemd; mounted here where it is not, as bpftool does.
 const USUAL_BPFFS: &str = "/sys/fs/bpf";
 
@@ -103,17 +107,12 @@ pub(super) fn remove_maps(dir: &Path) -> Result<()> {
         .try_for_each(|(_, path)| unlink(&path))
 }
 
-/// Removes links that `keep` does not want, by the index of their interface.
-pub(super) fn remove_links(dir: &Path, keep: impl Fn(u32) -> bool) -> Result<()> {
-    for (name, path) in entries(dir)? {
-        if let Some(index) =
-            name.rsplit('-').next().and_then(|n| n.parse().ok()).filter(|_| name.starts_with("tcx-"))
-            && !keep(index)
-        {
-            unlink(&path)?;
-        }
-    }
-    Ok(())
+/// Removes links but these.
+pub(super) fn remove_links(dir: &Path, keep: &[PathBuf]) -> Result<()> {
+    entries(dir)?
+        .into_iter()
+        .filter(|(name, path)| name.starts_with("tcx-") && !keep.contains(path))
+        .try_for_each(|(_, path)| unlink(&path))
 }
 
 /// Removes the directory and all in it, which ends what only they kept alive.
@@ -200,6 +199,17 @@ fn interface_of(link: &OwnedFd) -> Option<u32> {
 pub(super) fn detach_link(link: &OwnedFd) {
     // SAFETY: the descriptor is open for the call.
     unsafe { libbpf_sys::bpf_link_detach(link.as_raw_fd()) };
+}
+
+/// Keeps a link that belongs to no interface, in place of an earlier daemon's.
+pub(super) fn keep_link(dir: &Path, name: &str, link: &libbpf_rs::Link) -> Result<()> {
+    let path = dir.join(name);
+    keep(link.as_fd(), &path).map_err(|e| failed(&path, "keep a link as", e))
+}
+
+/// Lets go of a link that is kept, if it is.
+pub(super) fn forget_link(dir: &Path, name: &str) -> Result<()> {
+    unlink(&dir.join(name))
 }
 
 /// Keeps a link or a program alive under a name.

@@ -354,6 +354,29 @@ static __always_inline bool is_of_socket(__u64 remembered, __u64 socket, __u8 pr
 	return protocol == IPPROTO_TCP ? remembered >= socket : remembered == socket;
 }
 
+/* A TCP packet of our own without a whole socket is a SYN-ACK, whose connection may never come about, or an answer for one
+ * that is over (TIME_WAIT, RST): marked, but nothing to tell. What is forwarded has no socket either. */
+static __always_inline bool is_of_connection(struct __sk_buff *skb, __u8 protocol)
+{
+	struct bpf_sock *sk = skb->sk;
+
+	return protocol != IPPROTO_TCP || skb->ingress_ifindex || (sk && bpf_sk_fullsock(sk));
+}
+
+/* Tells user space of the match of scratch.p. */
+static __noinline int tell_of_match(struct __sk_buff *skb, __u32 word, __u32 rule, __u32 generation)
+{
+	struct scratch *s = scratch();
+
+	if (!s || !is_of_connection(skb, s->p.key.protocol))
+		return -1;
+	if (tell(skb, MARK_EVENT_MATCHED, word, rule, generation))
+		return -1;
+	if (s->p.key.protocol == IPPROTO_TCP)
+		bpf_map_update_elem(&flowtag_told, &s->p.key, &word, BPF_ANY);
+	return 0;
+}
+
 /* Judges scratch.p, which is in no flow of the table, or remembers how the last packet like it was judged: the word to be
  * written in the upper half, the verdict in the lower. */
 __noinline __u64 by_rules(struct __sk_buff *skb)
@@ -382,7 +405,7 @@ __noinline __u64 by_rules(struct __sk_buff *skb)
 	recent->socket = socket;
 	recent->word = word;
 	recent->verdict = word ? MARK_MARKED : rule < 0 ? MARK_NO_FLOW : MARK_NEVER;
-	if (word && has_ports(s->p.key.protocol) && tell(skb, MARK_EVENT_MATCHED, word, rule, generation))
+	if (word && has_ports(s->p.key.protocol) && tell_of_match(skb, word, rule, generation))
 		recent->generation = 0; /* told again with the next packet */
 	return (__u64)word << 32 | recent->verdict;
 }

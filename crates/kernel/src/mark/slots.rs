@@ -97,14 +97,21 @@ impl Slots {
     /// marks meanwhile.
     pub(super) fn rebuild<'a>(&mut self, flows: impl Iterator<Item = (&'a mark_key, u32)>) {
         let mut counts = vec![0_u16; self.slots.count];
-        for (key, word) in flows {
-            let index = index(key, self.slots.count);
-            counts[index] = counts[index].saturating_add(1);
+        let mut is_true = vec![false; self.slots.count];
+        let flows: Vec<_> = flows.map(|(key, word)| (index(key, self.slots.count), key, word)).collect();
+        for (index, key, word) in &flows {
+            counts[*index] = counts[*index].saturating_add(1);
+            let slot = self.slots.get(*index);
+            is_true[*index] |=
+                !slot.is_half_written() && slot.holds(key) && slot.word.load(Ordering::Relaxed) == *word;
+        }
+        for (index, key, word) in flows {
             let slot = self.slots.get(index);
-            if slot.sequence.load(Ordering::Relaxed) % 2 == 1 || !slot.holds_any() {
-                slot.sequence.store(0, Ordering::Relaxed);
-                slot.write(|| slot.fill(key, word));
-            } else if slot.holds(key) && slot.word.load(Ordering::Relaxed) != word {
+            // It may hold a flow that was removed from the table.
+            if !std::mem::replace(&mut is_true[index], true) {
+                if slot.is_half_written() {
+                    slot.sequence.fetch_add(1, Ordering::Relaxed);
+                }
                 slot.write(|| slot.fill(key, word));
             }
             slot.flows.store(counts[index], Ordering::Relaxed);
@@ -178,6 +185,11 @@ impl Slots {
 impl Slot {
     fn holds_any(&self) -> bool {
         self.direct.load(Ordering::Relaxed) == 1
+    }
+
+    /// By whoever was killed meanwhile.
+    fn is_half_written(&self) -> bool {
+        self.sequence.load(Ordering::Relaxed) % 2 == 1
     }
 
     fn holds(&self, key: &mark_key) -> bool {

@@ -4,14 +4,17 @@
 
 pub mod model;
 pub mod packets;
+pub mod random;
 
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 use flowtag_kernel::link::{self, Interface};
-use flowtag_kernel::mark::{HookChoice, Key, Mark, Marker, Settings, Verdict};
+use flowtag_kernel::mark::{Event, Events, HookChoice, Key, Mark, Marker, Settings, Verdict};
 use flowtag_testbed::{LinkOptions, Testbed};
 use flowtag_wire::{Endpoint, Entropy, FlowLabel, Protocol, Strategy, Tag};
 use libbpf_rs::{ProgramInput, ProgramMut};
+use nix::sched::CpuSet;
 
 /// Of the interface, bytes of IPv6 packet.
 pub const MTU: usize = 1500;
@@ -77,6 +80,7 @@ impl Context {
 pub struct Rig {
     pub marker: Marker,
     pub eth0: Interface,
+    events: Events,
 }
 
 impl Rig {
@@ -90,13 +94,23 @@ impl Rig {
         a.run(|| story(&mut Self::new(settings))).expect("on host a");
     }
 
-    /// In the network namespace of the calling thread.
+    /// In the network namespace of the calling thread, which from here on stays on its CPU: what was found for the last
+    /// packet is remembered by CPU.
     pub fn new(settings: &Settings) -> Self {
+        let mut here = CpuSet::new();
+        here.set(nix::sched::sched_getcpu().expect("a CPU")).expect("in range");
+        nix::sched::sched_setaffinity(nix::unistd::Pid::from_raw(0), &here).expect("the thread stays");
         let mut marker = Marker::load(settings).expect("the programs load");
         let eth0 = link::find("eth0").expect("eth0");
         assert_eq!(eth0.mtu as usize, MTU);
         marker.attach(&eth0, HookChoice::Auto).expect("they can be attached");
-        Self { marker, eth0 }
+        let events = marker.events().expect("events");
+        Self { marker, eth0, events }
+    }
+
+    /// What the programs told since the last time.
+    pub fn told(&self) -> Vec<Event> {
+        self.events.next(Duration::ZERO).expect("the ring can be read")
     }
 
     /// From now on packets of both protocols' flow carry this.

@@ -11,6 +11,8 @@ use super::{ETHERNET, MTU};
 
 const IPV6_LEN: usize = 40;
 const MAX_HEADERS: usize = 8;
+/// Bytes that the program may move.
+const MOST_MOVED: usize = 256;
 
 /// Where things are in a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +20,7 @@ pub struct Parsed {
     /// Outermost IPv6 header, and the one that is written.
     pub outer: usize,
     pub l3: usize,
+    pub l4: usize,
     pub src: Ipv6Addr,
     pub dst: Ipv6Addr,
     pub protocol: u8,
@@ -77,8 +80,8 @@ impl Parsed {
             }
             _ => None,
         };
-        let (protocol, later_fragment, covered) = (next, later, auth);
-        Ok(Self { outer, l3, src, dst, protocol, ports, later_fragment, covered, sealed, in_fragment })
+        let (protocol, later_fragment, covered, l4) = (next, later, auth, at);
+        Ok(Self { outer, l3, l4, src, dst, protocol, ports, later_fragment, covered, sealed, in_fragment })
     }
 
     /// The flow, if it is TCP or UDP with ports.
@@ -143,16 +146,17 @@ struct Place {
     next: u8,
     /// Bytes of the header that is there.
     length: usize,
-    tagged: bool,
+    /// Where in the packet our option is.
+    tagged: Option<usize>,
 }
 
 impl Place {
     fn look(frame: &[u8], at: usize, found: u8, wanted: u8) -> Self {
         if found != wanted {
-            return Self { at, next: found, length: 0, tagged: false };
+            return Self { at, next: found, length: 0, tagged: None };
         }
         let length = option::total_len(frame[at + 1]);
-        let tagged = matches!(option::find(&frame[at..]), Ok(Some(_)));
+        let tagged = ours_in(frame, at, length);
         Self { at, next: frame[at], length, tagged }
     }
 
@@ -188,8 +192,10 @@ pub fn mark(frame: &[u8], packet: &Parsed, mark: Mark) -> (Verdict, Vec<u8>) {
     let begin = packet.l3 + IPV6_LEN;
     let hop = Place::look(frame, begin, frame[packet.l3 + 6], HOP_BY_HOP);
     let dest = Place::look(frame, begin + hop.length, hop.next, DESTINATION);
-    let (in_hop, in_dest) =
-        (needs(Strategy::HOP_BY_HOP) && !hop.tagged, needs(Strategy::DESTINATION) && !dest.tagged);
+    let (in_hop, in_dest) = (
+        needs(Strategy::HOP_BY_HOP) && hop.tagged.is_none(),
+        needs(Strategy::DESTINATION) && dest.tagged.is_none(),
+    );
     let grows = 8 * (usize::from(in_hop) + usize::from(in_dest));
     let payload = usize::from(u16::from_be_bytes([frame[packet.l3 + 4], frame[packet.l3 + 5]]));
     let full = hop.length == 2048 || dest.length == 2048;
@@ -198,9 +204,15 @@ pub fn mark(frame: &[u8], packet: &Parsed, mark: Mark) -> (Verdict, Vec<u8>) {
             || payload + grows > 0xffff
             || full
             || packet.in_fragment
-            || frame.len() + grows > ETHERNET + MTU)
+            || frame.len() - packet.outer + grows > MTU)
     {
         return untouched(Verdict::NoRoom);
+    }
+    // With VLAN tags in the frame room is made at its front, else behind the outer header.
+    let opened = if packet.outer == ETHERNET { packet.outer + IPV6_LEN } else { 0 };
+    let last = if in_dest { dest.at } else { hop.at };
+    if grows > 0 && last - opened > MOST_MOVED {
+        return untouched(Verdict::WriteFailed);
     }
     let mut out = labelled(frame, packet.l3, mark);
     // The rear first, so that what is before stays where it is.
@@ -235,4 +247,47 @@ fn labelled(frame: &[u8], l3: usize, mark: Mark) -> Vec<u8> {
         out[l3 + 3] = low;
     }
     out
+}
+
+/// What has to become of a packet whose tags are cleared.
+pub fn strip(frame: &[u8], packet: &Parsed) -> (Verdict, Vec<u8>) {
+    let mut out = frame.to_vec();
+    if packet.sealed {
+        return (Verdict::Protected, out);
+    }
+    let l3 = packet.l3;
+    out[l3 + 1] &= 0xf0;
+    out[l3 + 2..l3 + 4].fill(0);
+    if packet.covered {
+        return (Verdict::Stripped, out);
+    }
+    let hop = Place::look(frame, l3 + IPV6_LEN, frame[l3 + 6], HOP_BY_HOP);
+    let dest = Place::look(frame, l3 + IPV6_LEN + hop.length, hop.next, DESTINATION);
+    let mut verdict = Verdict::Stripped;
+    for place in [hop, dest] {
+        let Some(at) = place.tagged else { continue };
+        // Alone it becomes padding (RFC 8200 §4.2), among others zeros, which are no tag.
+        let kind = if place.length == 8 { 1 } else { option::OPTION_TYPE };
+        match out.get_mut(at..at + 5) {
+            Some(option) => option.copy_from_slice(&[kind, 3, 0, 0, 0]),
+            None => verdict = Verdict::WriteFailed,
+        }
+    }
+    (verdict, out)
+}
+
+/// Where the first option of our type and length is, among the first eight of a header.
+fn ours_in(frame: &[u8], header: usize, length: usize) -> Option<usize> {
+    let mut at = header + 2;
+    for _ in 0..8 {
+        let [kind, size] = *frame.get(at..at + 2)? else { return None };
+        if at + 5 > header + length {
+            return None;
+        }
+        if [kind, size] == [option::OPTION_TYPE, option::OPTION_LEN] {
+            return Some(at);
+        }
+        at += if kind == 0 { 1 } else { 2 + usize::from(size) };
+    }
+    None
 }

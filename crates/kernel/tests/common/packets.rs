@@ -33,6 +33,11 @@ pub fn ipv6() -> Part {
     ipv6_between(local(), remote())
 }
 
+/// Of a tunnel around them.
+pub fn outer() -> Part {
+    ipv6_between("2001:db8:a::1".parse().expect("literal"), "2001:db8:b::1".parse().expect("literal"))
+}
+
 /// An options header of these bytes after the first two, a multiple of eight with them.
 pub fn options(kind: u8, options: &[u8]) -> Part {
     let whole = (options.len() + 2).next_multiple_of(8);
@@ -108,7 +113,8 @@ pub fn network(parts: &[Part]) -> Vec<u8> {
         let rest: usize = parts[number + 1..].iter().map(|p| p.bytes.len()).sum();
         let next = parts.get(number + 1).map_or(59, |p| p.kind);
         match part.kind {
-            IPV6 => {
+            // More than a header is a whole packet, which is as it shall be.
+            IPV6 if part.bytes.len() == 40 => {
                 out[at + 4..at + 6].copy_from_slice(&u16::try_from(rest).expect("short").to_be_bytes());
                 out[at + 6] = next;
             }

@@ -42,7 +42,7 @@ fn instead_of_tcx(tcx: Check) -> Check {
         return tcx;
     }
     let remedy =
-        "none needed; kernel 6.6 and newer have tcx, which leaves nothing behind when flowtag is killed";
+        "none needed; kernel 6.6 and newer have tcx, where programs run before all filters of clsact";
     Check { remedy: Some(remedy.into()), ..unneeded(tcx, "clsact is used instead") }
 }
 

@@ -45,6 +45,8 @@ struct Context {
     used: Option<Hook>,
     /// Priority of our clsact filter.
     priority: u16,
+    /// Whether packets that arrive are looked at.
+    ingress: bool,
     /// Whether the daemon runs, where that is known.
     running: Option<bool>,
 }
@@ -66,7 +68,8 @@ pub(super) fn checks(config: &Config, used: Option<Hook>, running: Option<bool>)
     let mut checks = selection(config, &interfaces, &chosen);
     checks.extend(interfaces.iter().zip(&chosen).map(|(i, (chosen, global))| interface(i, *chosen, *global)));
     let priority = config.mark.as_ref().map_or(0, |m| m.tc_priority);
-    let context = Context { used, priority, running };
+    let ingress = config.mark.as_ref().is_some_and(|m| m.ingress);
+    let context = Context { used, priority, ingress, running };
     checks.extend(programs(&interfaces, &chosen, context));
     checks
 }
@@ -195,12 +198,13 @@ fn hook(
     let name = format!("{way} {}", interface.name);
     let shown: Vec<_> = programs.iter().map(|p| describe(p)).collect();
     let shown = shown.join(", then ");
-    if direction == Direction::Ingress {
-        return Check::ok(name, shown); // we mark what leaves
-    }
     if programs.iter().any(|p| p.is_ours()) && context.running == Some(false) {
-        let detail = format!("{shown}; no flowtag runs, so one that was killed left this");
-        return Check::warn(name, detail, "start flowtag, which takes over or removes what is left");
+        let detail =
+            format!("{shown}; no flowtag runs: an earlier one left this, which goes on until its lease ends");
+        return Check::warn(name, detail, "start flowtag, which takes it over, or `flowtag detach`");
+    }
+    if direction == Direction::Ingress && !context.ingress {
+        return Check::ok(name, shown); // only what leaves is looked at
     }
     match obstacle(programs, context) {
         None => Check::ok(name, shown),
@@ -244,7 +248,9 @@ fn obstacle(programs: &[&AttachedProgram], context: Context) -> Option<(Problem,
             before.then(|| {
                 (
                     Problem { text, fatal: false },
-                    format!("restart flowtag, which goes to the head; or {PASS}"),
+                    format!(
+                        "stop flowtag, `flowtag detach`, and start it, which goes to the head; or {PASS}"
+                    ),
                 )
             })
         }
@@ -347,7 +353,7 @@ mod tests {
             ("tcx before clsact", clsact, vec![&other_tcx, &ours], Status::Warn),
             ("not marked on", None, vec![&low], Status::Ok),
         ] {
-            let context = Context { used, priority: 7, running: None };
+            let context = Context { used, priority: 7, ingress: true, running: None };
             let check = hook(&device("eth0", ETHERNET), Direction::Egress, &programs, context);
             assert_eq!(check.status, expected, "{description}: {check:?}");
             assert_eq!(check.remedy.is_some(), expected != Status::Ok, "{description}: {check:?}");
@@ -355,8 +361,18 @@ mod tests {
     }
 
     #[test]
+    fn what_runs_before_us_on_arrival_matters_only_where_arrivals_are_looked_at() {
+        let low = filter(3, "u32", None);
+        for (ingress, expected) in [(true, Status::Warn), (false, Status::Ok)] {
+            let context = Context { used: Some(Hook::Clsact), priority: 7, ingress, running: None };
+            let check = hook(&device("eth0", ETHERNET), Direction::Ingress, &[&low], context);
+            assert_eq!(check.status, expected, "{check:?}");
+        }
+    }
+
+    #[test]
     fn a_free_priority_is_named_where_there_is_one() {
-        let context = Context { used: Some(Hook::Clsact), priority: 7, running: None };
+        let context = Context { used: Some(Hook::Clsact), priority: 7, ingress: true, running: None };
         let fix = |priority| obstacle(&[&filter(priority, "u32", None)], context).expect("an obstacle").1;
         assert!(fix(3).starts_with("set mark.tc_priority below 3; or "));
         assert!(fix(1).starts_with("have its owner"), "there is no priority below 1");
@@ -367,7 +383,7 @@ mod tests {
         let ours = filter(7, "bpf", Some("flowtag_mark:[2]"));
         for (running, expected) in [(Some(false), Status::Warn), (Some(true), Status::Ok), (None, Status::Ok)]
         {
-            let context = Context { used: Some(Hook::Clsact), priority: 7, running };
+            let context = Context { used: Some(Hook::Clsact), priority: 7, ingress: true, running };
             let check = hook(&device("eth0", ETHERNET), Direction::Egress, &[&ours], context);
             assert_eq!(check.status, expected, "{running:?}");
             assert!(check.detail.contains("= flowtag"), "{check:?}");

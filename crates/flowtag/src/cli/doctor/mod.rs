@@ -17,7 +17,7 @@ use clap::Args;
 use flowtag_kernel::features::{self, Check, Status};
 use flowtag_kernel::mark::{self, Hook};
 
-use crate::config::{Config, ConfigError, DEFAULT_PATH};
+use crate::config::{Config, ConfigError, DEFAULT_PATH, Rule};
 
 /// Say what works on this host, and what to do about the rest.
 ///
@@ -57,7 +57,8 @@ fn examine(path: Option<&Path>) -> Result<Vec<Check>> {
     checks.extend([features::jit(), needed(&config, features::capabilities()), memlock]);
     checks.extend([features::lockdown(), features::unprivileged_bpf()]);
     let used = marking(&config, &mut checks);
-    checks.extend([features::cgroup2(), features::bpffs(), features::tracefs()].map(for_later));
+    checks.extend(beyond_packets(&config));
+    checks.push(for_later(features::tracefs()));
     let (daemon, running) = daemon::check(&config);
     checks.extend(interfaces::checks(&config, used, running));
     checks.push(daemon);
@@ -74,7 +75,32 @@ fn marking(config: &Config, checks: &mut Vec<Check>) -> Option<Hook> {
     let choice = config.mark.as_ref().map(|m| m.hook);
     let hooks = hooks::judge(choice, features::tcx(), features::clsact());
     checks.extend([hooks.tcx, hooks.clsact]);
+    let arrivals = config.mark.as_ref().is_some_and(|mark| mark.ingress);
+    let ingress = features::ingress(choice.unwrap_or_default());
+    checks.push(if arrivals { ingress } else { unneeded(ingress, "not needed, as mark.ingress = false") });
     hooks.used
+}
+
+/// What rules, options headers and marking without a daemon need.
+fn beyond_packets(config: &Config) -> Vec<Check> {
+    let pin = needed(config, features::pin_directory(config.pin.as_deref()));
+    let names = |any: fn(&Rule) -> bool| config.mark.is_some() && config.rules.iter().any(any);
+    let processes = names(|rule| !rule.processes.is_empty());
+    let cgroups = processes || names(|rule| !rule.cgroups.is_empty());
+    let required = |wanted: bool, check, why| if wanted { check } else { unneeded(check, why) };
+    let cgroup2 = required(cgroups, features::cgroup2(), "no rule names a cgroup or a process");
+    let [creation, closing] = features::sockets();
+    let creation = required(processes, creation, "no rule names a process");
+    let path_mtu = required(writes_headers(config), features::path_mtu(), "no strategy adds a header");
+    vec![pin, cgroup2, creation, closing, path_mtu]
+}
+
+/// Whether packets get longer, by the configuration; a program may still announce a flow so.
+fn writes_headers(config: &Config) -> bool {
+    config.mark.as_ref().is_some_and(|mark| {
+        let of_rules = config.rules.iter().filter_map(|rule| rule.strategy);
+        of_rules.chain([mark.strategy]).any(|strategy| strategy.header_len() > 0)
+    })
 }
 
 /// The file's check and what is in force; the defaults where the file cannot be used.
@@ -151,6 +177,19 @@ mod tests {
         assert_eq!(for_later(lack()).status, Status::Ok);
         assert_eq!(for_later(lack()).remedy.as_deref(), Some("get it"));
         assert_eq!(needed(&off, Check::ok("x", "fine")), Check::ok("x", "fine"));
+    }
+
+    #[test]
+    fn options_headers_are_asked_for_by_the_strategy_of_all_or_of_a_rule() {
+        for (text, expected) in [
+            ("", false),
+            ("[mark]\nstrategy = \"label+destination\"", true),
+            ("[[rules]]\ntag = \"3/14\"\nstrategy = \"hop-by-hop\"", true),
+            ("[[rules]]\ntag = \"3/14\"\nstrategy = \"label\"", false),
+            ("[mark]\nenabled = false\nstrategy = \"destination\"", false),
+        ] {
+            assert_eq!(writes_headers(&Config::parse(text, "t").expect("right")), expected, "{text}");
+        }
     }
 
     #[test]
