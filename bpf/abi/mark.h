@@ -6,7 +6,9 @@
 
 /* Raised with every change of this file that a running program of an earlier flowtag would not understand: pinned maps
  * of another layout are not adopted. */
-enum mark_layout { MARK_LAYOUT = 1 };
+enum mark_layout {
+	MARK_LAYOUT = 2
+};
 
 /* What the programs are told before they are loaded. */
 struct mark_constants {
@@ -111,8 +113,9 @@ struct mark_interface {
 	__u8 flags;	      /* enum mark_interface_flags */
 	__u8 overhead;	      /* bytes to take off the MSS and off path MTUs that arrive: 0, 8, 16 */
 	__u16 pad;
-	__u32 mtu;	      /* of the interface, bytes of network packet */
-	__u32 lease;	      /* low half of jiffies64 after which nothing is marked any more */
+	__u32 mtu; /* of the interface, bytes of network packet */
+	__u32 pad2;
+	__u64 lease; /* jiffies64 after which nothing is marked any more */
 };
 
 /* The verdict on a packet's key, remembered on the CPU that found it. */
@@ -157,7 +160,11 @@ struct mark_rule_set {
 	__u64 bits[MARK_RULE_WORDS];
 };
 
-enum mark_action { MARK_ACTION_MARK = 0, MARK_ACTION_NEVER = 1, MARK_ACTION_RANDOM = 2 };
+enum mark_action {
+	MARK_ACTION_MARK = 0,
+	MARK_ACTION_NEVER = 1,
+	MARK_ACTION_RANDOM = 2
+};
 
 /* What a rule does. */
 struct mark_rule {
@@ -170,10 +177,10 @@ struct mark_rule {
 
 /* One bank. Index of flowtag_rule_banks. */
 struct mark_rule_bank {
-	__u32 words;			     /* of the sets that are in use: rules / 64, rounded up */
-	__u32 used;			     /* bit per enum mark_dimension: some rule looks at it */
-	__u32 cgroup_levels;		     /* bit per level at which a rule names a cgroup; the root is 0 */
-	__u32 any[MARK_DIMENSIONS];	     /* class of values that no rule names */
+	__u32 words;		    /* of the sets that are in use: rules / 64, rounded up */
+	__u32 used;		    /* bit per enum mark_dimension: some rule looks at it */
+	__u32 cgroup_levels;	    /* bit per level at which a rule names a cgroup; the root is 0 */
+	__u32 any[MARK_DIMENSIONS]; /* class of values that no rule names */
 };
 
 /* Which bank is read. The only element of flowtag_rules. */
@@ -195,18 +202,25 @@ struct mark_ports {
 	__u16 class[65536];
 };
 
-enum mark_prefix_kind { MARK_PREFIX_RULE_LOCAL = 0, MARK_PREFIX_RULE_REMOTE = 1, MARK_PREFIX_STRIP = 2 };
+enum mark_prefix_kind {
+	MARK_PREFIX_RULE_LOCAL = 0,
+	MARK_PREFIX_RULE_REMOTE = 1,
+	MARK_PREFIX_STRIP = 2
+};
 
 /* Prefixes: of rules, value is the class; to be stripped, value is enum mark_strip. */
 struct mark_prefix {
-	__u32 len;  /* 16 + length of the prefix */
-	__u8 bank;  /* 0 for MARK_PREFIX_STRIP */
-	__u8 kind;  /* enum mark_prefix_kind */
+	__u32 len; /* 16 + length of the prefix */
+	__u8 bank; /* 0 for MARK_PREFIX_STRIP */
+	__u8 kind; /* enum mark_prefix_kind */
 	__u8 addr[16];
 	__u8 pad[2];
 };
 
-enum mark_strip { MARK_STRIP_EGRESS = 1, MARK_STRIP_INGRESS = 2 };
+enum mark_strip {
+	MARK_STRIP_EGRESS = 1,
+	MARK_STRIP_INGRESS = 2
+};
 
 /* Name of the process that made a socket; kept in the socket, inherited by what it accepts. */
 struct mark_owner {
@@ -222,15 +236,15 @@ enum mark_event_kind {
 /* What the program tells user space. */
 struct mark_event {
 	struct mark_key key;
-	__u32 word;	    /* enum mark_word */
-	__u32 user;	    /* uid of the socket, if any */
-	__u16 rule;	    /* which matched */
-	__u8 kind;	    /* enum mark_event_kind */
+	__u32 word; /* enum mark_word */
+	__u32 user; /* uid of the socket, if any */
+	__u16 rule; /* which matched */
+	__u8 kind;  /* enum mark_event_kind */
 	__u8 pad;
-	__u32 generation;   /* of the rules */
-	__u8 process[16];   /* that made the socket, if known */
-	__u32 mtu;	    /* of the interface, less outer headers */
-	__u32 pad2;
+	__u32 generation; /* of the rules */
+	__u8 process[16]; /* that made the socket, if known */
+	__u32 mtu;	  /* of the interface, less outer headers */
+	__u32 netns;	  /* number of the network namespace of a socket that closed */
 };
 
 /* ---- What arrives. */
@@ -240,15 +254,15 @@ enum mark_arrival_how {
 	MARK_ARRIVED_DESTINATION = 1, /* destination option */
 	MARK_ARRIVED_HOP_BY_HOP = 2,  /* hop-by-hop option */
 	MARK_ARRIVED_NOTHING = 3,     /* IPv6 without a registered tag; tag 0 */
-	MARK_ARRIVED_MISMATCH = 4,    /* packet of a flow in the table with another tag than the flow's; tag: expected */
-	MARK_ARRIVED_MISSING = 5,     /* packet of a flow in the table without any registered tag; tag: expected */
+	MARK_ARRIVED_MISMATCH = 4, /* packet of a flow in the table with another tag than the flow's; tag: expected */
+	MARK_ARRIVED_MISSING = 5,  /* packet of a flow in the table without any registered tag; tag: expected */
 };
 
 struct mark_arrival {
-	__u64 peer;	/* upper half of the source address, network order */
+	__u64 peer; /* upper half of the source address, network order */
 	__u32 ifindex;
-	__u16 tag;	/* experiment << 6 | activity */
-	__u8 how;	/* enum mark_arrival_how */
+	__u16 tag; /* experiment << 6 | activity */
+	__u8 how;  /* enum mark_arrival_how */
 	__u8 pad;
 };
 
@@ -258,6 +272,10 @@ struct mark_registered {
 };
 
 /* What the programs could not tell. Index of flowtag_lost; per CPU. */
-enum mark_lost { MARK_LOST_EVENTS = 0, MARK_LOST_ARRIVALS = 1, MARK_LOST_KINDS = 2 };
+enum mark_lost {
+	MARK_LOST_EVENTS = 0,
+	MARK_LOST_ARRIVALS = 1,
+	MARK_LOST_KINDS = 2
+};
 
 #endif

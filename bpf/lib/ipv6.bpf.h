@@ -27,6 +27,7 @@ enum met {
 	MET_AUTH = 4,		/* an authentication header */
 	MET_SEALED = 8,		/* … around the IPv6 header that is written */
 	MET_IN_FRAGMENT = 16,	/* a fragment header around the IPv6 header that is written */
+	MET_AUTH_AROUND = 64,	/* an authentication header around another IPv6 header */
 	MET_AROUND = 32,	/* a fragment header around another IPv6 header, whose addresses are the key's */
 };
 

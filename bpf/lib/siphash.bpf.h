@@ -4,18 +4,18 @@
 #define FLOWTAG_SIPHASH_BPF_H
 
 #define ROTL64(x, n) ((x) << (n) | (x) >> (64 - (n)))
-#define SIPROUND(v0, v1, v2, v3)   \
-	do {                       \
-		v0 += v1;          \
-		v1 = ROTL64(v1, 13) ^ v0; \
-		v0 = ROTL64(v0, 32);      \
-		v2 += v3;          \
-		v3 = ROTL64(v3, 16) ^ v2; \
-		v0 += v3;          \
-		v3 = ROTL64(v3, 21) ^ v0; \
-		v2 += v1;          \
-		v1 = ROTL64(v1, 17) ^ v2; \
-		v2 = ROTL64(v2, 32);      \
+#define SIPROUND(v0, v1, v2, v3)                                                                                       \
+	do {                                                                                                           \
+		v0 += v1;                                                                                              \
+		v1 = ROTL64(v1, 13) ^ v0;                                                                              \
+		v0 = ROTL64(v0, 32);                                                                                   \
+		v2 += v3;                                                                                              \
+		v3 = ROTL64(v3, 16) ^ v2;                                                                              \
+		v0 += v3;                                                                                              \
+		v3 = ROTL64(v3, 21) ^ v0;                                                                              \
+		v2 += v1;                                                                                              \
+		v1 = ROTL64(v1, 17) ^ v2;                                                                              \
+		v2 = ROTL64(v2, 32);                                                                                   \
 	} while (0)
 
 /* The last word holds the last 0 to 7 bytes and, in its uppermost byte, the length in bytes. */

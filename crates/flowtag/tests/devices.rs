@@ -101,7 +101,7 @@ fn each_and_both(hosts: &Hosts, path: &Path, upper: &str) {
         judge(&format!("marking on {interfaces:?}"), capture, LinkType::Ethernet, path, port);
         daemon.stop();
     }
-    let kind = upper.trim_end_matches(|c: char| c.is_ascii_digit() || c == '.');
+    let kind = if upper.contains('.') { "VLAN" } else { upper.trim_end_matches('0') };
     println!("FEATURE marking on {kind} hook={}", hooks()[0]);
 }
 
@@ -260,7 +260,11 @@ fn through_the_tunnel(hosts: &Hosts, interfaces: &[&str], encapsulated: &str, po
     let daemon = hosts.daemon(&config(interfaces, "fd00:f5::/32", encapsulated));
     let capture = hosts.b.capture("eth0", "ip6").expect("capture");
     let ports = [port, port + 100];
-    ports.iter().for_each(|port| talk(&inside(hosts), *port));
+    for port in ports {
+        talk(&inside(hosts), port);
+        // What the first learns of the path takes a moment to be known.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
     let what = format!("{encapsulated} on {interfaces:?}");
     judge_tunnel(&what, capture, &inside(hosts), ports, written);
     // What was learned of the path is not known to the next.

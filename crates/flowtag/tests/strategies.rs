@@ -255,7 +255,7 @@ fn udp_rows() -> Vec<Row> {
         row("UDP: small", Plain, |t| t.datagrams(100, 3), |e| e.all_marked_of(3)),
         row("UDP: as long as the MTU", Plain, |t| t.datagrams(MTU - 48, TRIES), |e| e.marked_once_learned()),
         row("UDP: in fragments", Plain, |t| t.datagrams(4000, TRIES), |e| e.marked_once_learned()),
-        row("UDP: segmented by the host (GSO)", Plain, segmented, |e| e.all_marked_of(20)),
+        row("UDP: segmented by the host (GSO)", Plain, segmented, |e| e.marked_or_without_headroom(20)),
         row("UDP: segmented by the device (GSO)", Offloads, segmented, |e| e.all_marked()),
         row("UDP on a tun device", Tun, |t| t.datagrams(100, 3), |e| e.all_marked_of(3)),
         row("UDP through a router", Router, |t| t.datagrams(100, 3), |e| e.all_marked_of(3)),
@@ -381,6 +381,21 @@ impl Evidence<'_> {
     fn all_marked_of(&self, count: usize) -> Result<()> {
         ensure!(self.there.len() == count, "{} packets arrived, not {count}", self.there.len());
         self.all_marked()
+    }
+
+    /// Without room in the buffer for two headers the kernel would drop the datagrams (since 6.11, where the device sums
+    /// nothing): all pass as they came then, and none is lost.
+    fn marked_or_without_headroom(&self, count: usize) -> Result<()> {
+        let marked = self.all_marked_of(count);
+        let untouched = |p: &OnWire<'_>| p.option_tags.is_empty();
+        if self.strategy.header_len() <= 8 || marked.is_ok() {
+            return marked;
+        }
+        ensure!(
+            self.there.len() == count && self.there.iter().all(untouched),
+            "neither marked nor as they came"
+        );
+        self.there.iter().try_for_each(|packet| self.whole(packet))
     }
 
     fn marked(&self, packets: &[OnWire<'_>]) -> Result<()> {

@@ -139,7 +139,7 @@ impl Checker<'_> {
         let headers = [("outer", false), ("inner", true)];
         let on_stop = [("keep", OnStop::Keep), ("detach", OnStop::Detach)];
         let strategy = mark.strategy.parse();
-        Ok(Mark {
+        let checked = Mark {
             interfaces: mark.interfaces.iter().map(|p| self.pattern(p)).collect::<Result<_, _>>()?,
             hook: self.word("mark.hook", &mark.hook, "is not a hook", &hooks)?,
             tc_priority: self.number("mark.tc_priority", mark.tc_priority, 1, 65535)?,
@@ -154,7 +154,20 @@ impl Checker<'_> {
             ingress: mark.ingress,
             defaults: self.defaults(&mark.defaults, registry)?,
             strip: mark.strip.iter().map(|s| self.strip(s)).collect::<Result<_, _>>()?,
-        })
+        };
+        let needs_ingress = if checked.strategy.header_len() > 0 {
+            Some("mark.strategy adds headers, for which the MSS of arriving SYNs is lowered")
+        } else if checked.strip.iter().any(|s| s.ingress) {
+            Some("mark.strip has a prefix whose packets are cleared as they arrive")
+        } else {
+            None
+        };
+        match needs_ingress.filter(|_| !checked.ingress) {
+            Some(why) => {
+                self.wrong("mark.ingress", false, format!("does not go with the rest: {why}; set it to true"))
+            }
+            None => Ok(checked),
+        }
     }
 
     /// One of a few words.

@@ -174,6 +174,7 @@ impl Rules {
         for new in wanted.iter().filter(|w| !attached.iter().any(|a| a.index == w.index)) {
             let _ = self.attach(marker, new); // said once, and tried again at the next change
         }
+        state.rules_changed(); // some may name an interface that came or went
         Ok(self)
     }
 }

@@ -74,6 +74,12 @@ fn prepare(config: Config) -> Result<Prepared> {
     let entropy_key = lock.entropy_key()?;
     let mut links = Links::new(config.mark.clone()).context("cannot follow the host's interfaces")?;
     let mark = config.mark.as_ref();
+    if mark.is_none() {
+        let removed = mark::remove_pinned(config.pin.as_deref(), Some(&config.runtime_dir));
+        for what in removed.context("cannot remove what an earlier flowtag left (mark.enabled = false)")? {
+            tracing::info!(what, "removed what an earlier flowtag left");
+        }
+    }
     let marker = mark.map(|mark| prepare_marking(&config, mark, entropy_key, &mut links)).transpose()?;
     let control = config.control.as_ref().map(control::Input::prepare).transpose();
     let pipe = config.pipe.as_ref().map(pipe::Input::prepare).transpose();

@@ -1,7 +1,7 @@
 //! Rules in the core task: which there are, kept over restarts, put into the kernel as cgroups and interfaces come and go,
 //! and what follows for flows that are known when they change.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub(crate) struct Rules {
     /// Where fireflies go to: they are nobody's traffic.
     firefly_ports: BTreeSet<u16>,
     resolved: Resolved,
+    /// Names of rules that the latest change left as they were.
+    unchanged: HashSet<Arc<str>>,
     /// Names of the rules by the number that matches refer to; the last two, as some matches are still on their way.
     names: VecDeque<(u32, Vec<Arc<str>>)>,
 }
@@ -175,7 +177,9 @@ impl State {
         let names = resolved.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
         self.rules.names.push_front((generation, names));
         self.rules.names.truncate(2);
-        self.rules.resolved = resolved;
+        let before = std::mem::replace(&mut self.rules.resolved, resolved).rules;
+        let same = self.rules.resolved.rules.iter().filter(|rule| before.contains(rule));
+        self.rules.unchanged = same.map(|rule| Arc::clone(&rule.name)).collect();
         let overhead = u8::try_from(self.rules.overhead()).unwrap_or(u8::MAX);
         marker.set_overhead(overhead)?;
         Ok(changed)
@@ -194,7 +198,9 @@ impl State {
             found.insert(flow, socket.subject(interface, processes.get(&socket.inode).cloned(), above));
         }
         self.judge_flows(&mut found);
-        for (flow, subject) in found {
+        let marked: HashSet<u32> =
+            self.marker.iter().flat_map(mark::Marker::interfaces).map(|(i, _)| i.index).collect();
+        for (flow, subject) in found.into_iter().filter(|(_, s)| marked.contains(&s.interface)) {
             if self.engine.find(&flow).is_none() {
                 self.start_by_rule(flow, &subject);
             }
@@ -208,16 +214,39 @@ impl State {
             let Ok(flow) = FiveTuple::new(view.key.protocol, view.key.local, view.key.remote) else {
                 continue;
             };
-            let subject = found.remove(&flow).map(|mut subject| {
-                subject.process = subject.process.or_else(|| view.application.as_deref().map(str::to_owned));
-                subject
-            });
-            let subject =
-                subject.unwrap_or_else(|| Subject::new(flow.protocol().number(), flow.src(), flow.dst()));
-            if !self.start_by_rule(flow, &subject) {
+            let stays = match found.remove(&flow) {
+                Some(mut subject) => {
+                    subject.process =
+                        subject.process.or_else(|| view.application.as_deref().map(str::to_owned));
+                    self.start_by_rule(flow, &subject)
+                }
+                None => self.judge_unseen(flow, view.rule.as_deref()),
+            };
+            if !stays {
                 self.handle(Event::End(End::new(Selector::Id(view.id), SOURCE)));
             }
         }
+    }
+
+    /// A flow without a socket that could be listed: one of datagrams, or forwarded. Whose it is nobody can say any more,
+    /// so the rule that found it stays, unless one before it applies whoever it is.
+    fn judge_unseen(&mut self, flow: FiveTuple, found_by: Option<&str>) -> bool {
+        let subject = Subject::new(flow.protocol().number(), flow.src(), flow.dst());
+        let asks_more = |rule: &kernel::Rule| {
+            rule.interfaces.is_some()
+                || rule.cgroups.is_some()
+                || !rule.users.is_empty()
+                || !rule.processes.is_empty()
+        };
+        for rule in &self.rules.resolved.rules {
+            if found_by == Some(&*rule.name) && self.rules.unchanged.contains(&rule.name) {
+                return true;
+            }
+            if !asks_more(rule) && rule.matches(&subject) {
+                return self.start_by_rule(flow, &subject);
+            }
+        }
+        false
     }
 
     /// False: no rule marks it.
@@ -300,24 +329,19 @@ impl State {
             }));
         }
         let Some(open) = open else { return };
-        let connected: std::collections::HashSet<_> =
-            open.iter().map(|s| (s.protocol, s.local, s.remote)).collect();
+        let local: BTreeSet<IpAddr> =
+            link::addresses().unwrap_or_default().iter().map(|address| address.addr).collect();
+        let connected: HashSet<_> = open.iter().map(|s| (s.protocol, s.local, s.remote)).collect();
         let at = jiff::Timestamp::now();
         let gone = adopted.iter().map(|flow| flow.key).filter(|key| {
             key.protocol == Protocol::Tcp
-                && self.rules.is_local(key.local.addr())
+                && local.contains(&key.local.addr())
                 && !connected.contains(&(key.protocol, key.local, key.remote))
         });
         let gone: Vec<_> = gone.collect();
         for key in gone {
             self.handle(Event::Closed { key: engine_key(key), at });
         }
-    }
-}
-
-impl Rules {
-    fn is_local(&self, addr: IpAddr) -> bool {
-        link::addresses().is_ok_and(|all| all.iter().any(|a| a.addr == addr))
     }
 }
 

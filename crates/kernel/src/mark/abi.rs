@@ -13,7 +13,7 @@ pub mod mark_layout {
     use super::*;
     #[doc = " Raised with every change of this file that a running program of an earlier flowtag would not understand: pinned maps\n of another layout are not adopted."]
     pub type Type = ::core::ffi::c_uint;
-    pub const MARK_LAYOUT: Type = 1;
+    pub const MARK_LAYOUT: Type = 2;
 }
 #[doc = " What the programs are told before they are loaded."]
 #[repr(C)]
@@ -296,13 +296,14 @@ pub struct mark_interface {
     pub pad: __u16,
     #[doc = " of the interface, bytes of network packet"]
     pub mtu: __u32,
-    #[doc = " low half of jiffies64 after which nothing is marked any more"]
-    pub lease: __u32,
+    pub pad2: __u32,
+    #[doc = " jiffies64 after which nothing is marked any more"]
+    pub lease: __u64,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of mark_interface"][::core::mem::size_of::<mark_interface>() - 16usize];
-    ["Alignment of mark_interface"][::core::mem::align_of::<mark_interface>() - 4usize];
+    ["Size of mark_interface"][::core::mem::size_of::<mark_interface>() - 24usize];
+    ["Alignment of mark_interface"][::core::mem::align_of::<mark_interface>() - 8usize];
     ["Offset of field: mark_interface::slot"][::core::mem::offset_of!(mark_interface, slot) - 0usize];
     ["Offset of field: mark_interface::link_header_len"]
         [::core::mem::offset_of!(mark_interface, link_header_len) - 2usize];
@@ -311,7 +312,8 @@ const _: () = {
     ["Offset of field: mark_interface::overhead"][::core::mem::offset_of!(mark_interface, overhead) - 5usize];
     ["Offset of field: mark_interface::pad"][::core::mem::offset_of!(mark_interface, pad) - 6usize];
     ["Offset of field: mark_interface::mtu"][::core::mem::offset_of!(mark_interface, mtu) - 8usize];
-    ["Offset of field: mark_interface::lease"][::core::mem::offset_of!(mark_interface, lease) - 12usize];
+    ["Offset of field: mark_interface::pad2"][::core::mem::offset_of!(mark_interface, pad2) - 12usize];
+    ["Offset of field: mark_interface::lease"][::core::mem::offset_of!(mark_interface, lease) - 16usize];
 };
 #[doc = " The verdict on a packet's key, remembered on the CPU that found it."]
 #[repr(C)]
@@ -647,7 +649,8 @@ pub struct mark_event {
     pub process: [__u8; 16usize],
     #[doc = " of the interface, less outer headers"]
     pub mtu: __u32,
-    pub pad2: __u32,
+    #[doc = " number of the network namespace of a socket that closed"]
+    pub netns: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
@@ -662,7 +665,7 @@ const _: () = {
     ["Offset of field: mark_event::generation"][::core::mem::offset_of!(mark_event, generation) - 52usize];
     ["Offset of field: mark_event::process"][::core::mem::offset_of!(mark_event, process) - 56usize];
     ["Offset of field: mark_event::mtu"][::core::mem::offset_of!(mark_event, mtu) - 72usize];
-    ["Offset of field: mark_event::pad2"][::core::mem::offset_of!(mark_event, pad2) - 76usize];
+    ["Offset of field: mark_event::netns"][::core::mem::offset_of!(mark_event, netns) - 76usize];
 };
 pub mod mark_arrival_how {
     #[allow(unused_imports)]

@@ -48,7 +48,7 @@ static __noinline int count_arrival(struct __sk_buff *skb, struct mark_arrival *
 		c = bpf_map_lookup_elem(&flowtag_arrived, arrival);
 	}
 	if (c)
-		add(c, packets_on_wire(skb), skb->wire_len);
+		add(c, skb->gso_segs ?: 1, skb->wire_len);
 	return 0;
 }
 
@@ -121,7 +121,7 @@ __noinline int account(struct __sk_buff *skb)
 {
 	struct scratch *s = scratch();
 	const struct packet *p;
-	struct mark_arrival arrival = { .ifindex = skb->ifindex };
+	struct mark_arrival arrival = {.ifindex = skb->ifindex};
 	__u16 expected;
 
 	if (!s)
@@ -223,7 +223,7 @@ static __always_inline void arrived_ipv6(struct __sk_buff *skb, const struct mar
 		account(skb);
 	if (iface->overhead && !(p->met & (MET_AUTH | MET_LATER_FRAGMENT)))
 		make_room(skb, iface, p);
-	if (iface->flags & MARK_IF_STRIP_INGRESS && is_stripped(p->key.local_addr, MARK_STRIP_INGRESS))
+	if (iface->flags & MARK_IF_STRIP_INGRESS && is_stripped(skb, p->outer + IPV6_SADDR, MARK_STRIP_INGRESS))
 		strip(skb);
 }
 

@@ -1,6 +1,8 @@
 //! What the programs tell: matches of rules, closed sockets, packets without room.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +12,7 @@ use zerocopy::FromBytes;
 
 use super::abi::{mark_event, mark_event_kind as kind};
 use super::{Key, Mark, Marker, flow_of, map};
-use crate::{Error, Result};
+use crate::{Error, Result, link};
 
 /// One thing that a program saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,10 +71,11 @@ impl Marker {
         let failed = |source| Error::Map { action: "read", map: "events", source };
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&seen);
+        let netns = own_netns();
         let mut builder = RingBufferBuilder::new();
         builder
             .add(self.maps.get(map::EVENTS), move |bytes| {
-                sink.lock().unwrap_or_else(PoisonError::into_inner).extend(event(bytes));
+                sink.lock().unwrap_or_else(PoisonError::into_inner).extend(event(bytes, netns));
                 0
             })
             .map_err(failed)?;
@@ -95,11 +98,23 @@ impl Events {
     }
 }
 
-fn event(bytes: &[u8]) -> Option<Event> {
+/// Number of the network namespace that the calling thread is in; 0: not known.
+fn own_netns() -> u32 {
+    fs::metadata("/proc/thread-self/ns/net").map_or(0, |ns| ns.ino() as u32)
+}
+
+/// The kernel tells of the sockets of all network namespaces. One of another closed our flow if we only forward that; not
+/// if our own address is the same as one there.
+fn is_of_another(raw: &mark_event, key: &Key, own_netns: u32) -> bool {
+    let ours = || link::addresses().is_ok_and(|all| all.iter().any(|a| a.addr == key.local.addr()));
+    raw.netns != own_netns && ours()
+}
+
+fn event(bytes: &[u8], own_netns: u32) -> Option<Event> {
     let (raw, _) = mark_event::read_from_prefix(bytes).ok()?;
     let key = flow_of(&raw.key)?;
     if u32::from(raw.kind) == kind::MARK_EVENT_CLOSED {
-        return Some(Event::Closed { key });
+        return (!is_of_another(&raw, &key, own_netns)).then_some(Event::Closed { key });
     }
     let mark = Mark::from_word(raw.word)?;
     match u32::from(raw.kind) {

@@ -38,7 +38,8 @@ pub(super) struct Installed {
     generation: u32,
     count: usize,
     since: Option<Instant>,
-    strip: bool,
+    /// Both directions together, as `enum mark_strip`.
+    strip: u32,
 }
 
 impl Installed {
@@ -48,7 +49,14 @@ impl Installed {
         let generation = rules.map_or(0, |r| r.generation);
         let bank: Option<mark_rule_bank> = maps.read(map::BANKS, (generation & 1).as_bytes())?;
         let count = if generation == 0 { 0 } else { bank.map_or(0, |b| b.words as usize) };
-        Ok(Self { generation, count, since: None, strip: false })
+        let mut strip = 0;
+        for key in maps.get(map::PREFIXES).keys() {
+            if mark_prefix::read_from_bytes(&key).is_ok_and(|k| u32::from(k.kind) == kind::MARK_PREFIX_STRIP)
+            {
+                strip |= maps.read::<u32>(map::PREFIXES, &key)?.unwrap_or(0);
+            }
+        }
+        Ok(Self { generation, count, since: None, strip })
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -57,10 +65,13 @@ impl Installed {
 }
 
 /// What interfaces are told before any rule is set by us.
-pub(super) fn flags(settings: &Settings, no_rules: bool) -> u8 {
-    let rules = if no_rules { 0 } else { bits::MARK_IF_RULES };
-    let ingress = if settings.ingress { bits::MARK_IF_COUNT_INGRESS } else { 0 };
-    (rules | ingress) as u8
+pub(super) fn flags(settings: &Settings, installed: &Installed) -> u8 {
+    let flag = |on, bit| if on { bit } else { 0 };
+    let rules = flag(!installed.is_empty(), bits::MARK_IF_RULES);
+    let ingress = flag(settings.ingress, bits::MARK_IF_COUNT_INGRESS);
+    let out = flag(installed.strip & mark_strip::MARK_STRIP_EGRESS != 0, bits::MARK_IF_STRIP_EGRESS);
+    let into = flag(installed.strip & mark_strip::MARK_STRIP_INGRESS != 0, bits::MARK_IF_STRIP_INGRESS);
+    (rules | ingress | out | into) as u8
 }
 
 impl Marker {
@@ -198,7 +209,7 @@ impl Marker {
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
     pub fn set_strip(&mut self, prefixes: &[Strip]) -> Result<()> {
-        if prefixes.is_empty() && !self.rules.strip {
+        if prefixes.is_empty() && self.rules.strip == 0 {
             return Ok(());
         }
         self.forget(map::PREFIXES, |key: &mark_prefix| u32::from(key.kind) == kind::MARK_PREFIX_STRIP)?;
@@ -209,7 +220,8 @@ impl Marker {
             let key = prefix_key(0, kind::MARK_PREFIX_STRIP as u8, addr, len);
             self.maps.write(map::PREFIXES, key.as_bytes(), (egress | ingress).as_bytes())?;
         }
-        self.rules.strip = !prefixes.is_empty();
+        let directions = |s: &Strip| u32::from(s.egress) | u32::from(s.ingress) << 1;
+        self.rules.strip = prefixes.iter().map(directions).fold(0, |all, s| all | s);
         self.set_flag(bits::MARK_IF_STRIP_EGRESS, prefixes.iter().any(|s| s.egress))?;
         self.set_flag(bits::MARK_IF_STRIP_INGRESS, prefixes.iter().any(|s| s.ingress))
     }

@@ -47,6 +47,7 @@ int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 	event->key = key;
 	event->word = word;
 	event->kind = MARK_EVENT_CLOSED;
+	event->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
 	bpf_ringbuf_submit(event, 0);
 	return 0;
 }

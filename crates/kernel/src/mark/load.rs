@@ -5,7 +5,7 @@ use std::path::Path;
 use libbpf_rs::{MapCore, MapHandle, Object, ObjectBuilder, OpenObject};
 use zerocopy::IntoBytes;
 
-use super::abi::mark_constants;
+use super::abi::{mark_constants, mark_interface};
 use super::slots::Slots;
 use super::{Maps, Marker, Settings, install, map, pin, tags};
 use crate::{Error, Result};
@@ -46,6 +46,7 @@ impl Marker {
     /// [`Error::Pin`]: no bpffs where [`Settings::pin`] says.
     pub fn load(settings: &Settings) -> Result<Self> {
         let taken = settings.pin.as_deref().map(pin::prepare).transpose()?;
+        let inherited = settings.pin.as_ref().is_some_and(|dir| dir.join(map::FLOWS).exists());
         let adopted = settings.pin.as_deref().map(pin::read_flows).transpose()?.unwrap_or_default();
         let object = load_with_pins(settings)?;
         let failed = |source| Error::Load { feature: "mark", source };
@@ -59,8 +60,9 @@ impl Marker {
         if let (Some(dir), Some(link)) = (&settings.pin, &closing) {
             pin::keep_link(dir, pin::CLOSING, link)?;
         }
+        let earlier = earlier_slots(&maps)?;
         let mut marker = Self {
-            flags: install::flags(settings, rules.is_empty()),
+            flags: install::flags(settings, &rules),
             object,
             maps,
             slots,
@@ -68,6 +70,8 @@ impl Marker {
             settings: settings.clone(),
             attached: std::collections::HashMap::new(),
             adopted: Vec::new(),
+            earlier,
+            inherited,
             rules,
             overhead: 0,
             closing,
@@ -106,16 +110,35 @@ impl Marker {
         }
         self.slots.rebuild(kept.iter().map(|(key, word)| (key, *word)));
         self.adopted = adopted.into_iter().take(kept.len()).collect();
+        if let Some(dir) = &self.settings.pin {
+            pin::forget_earlier_flows(dir)?;
+        }
         Ok(())
     }
+}
+
+/// Where interfaces are counted that an earlier daemon was attached to.
+fn earlier_slots(maps: &Maps) -> Result<std::collections::HashMap<u32, u16>> {
+    let mut slots = std::collections::HashMap::new();
+    for interface in crate::link::all()? {
+        let known: Option<mark_interface> =
+            maps.read(map::INTERFACES, interface.index.as_bytes()).ok().flatten();
+        slots.extend(known.filter(|i| i.known != 0).map(|i| (interface.index, i.slot)));
+    }
+    Ok(slots)
 }
 
 /// Maps of another size (`flows.max` changed, or interfaces with larger indices) are replaced by new ones.
 fn load_with_pins(settings: &Settings) -> Result<Object> {
     let Some(dir) = settings.pin.as_deref() else { return load(settings, None) };
+    // Seen before libbpf sees it, which would print a line for each map.
+    let table = MapHandle::from_pinned_path(dir.join(map::FLOWS)).ok();
+    if table.is_some_and(|table| table.max_entries() != settings.max_flows) {
+        pin::set_maps_aside(dir)?;
+    }
     match load(settings, Some(dir)) {
         Err(Error::Load { .. }) if dir.join(map::FLOWS).exists() => {
-            pin::remove_maps(dir)?;
+            pin::set_maps_aside(dir)?;
             load(settings, Some(dir))
         }
         result => result,

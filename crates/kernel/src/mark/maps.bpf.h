@@ -161,9 +161,11 @@ static __always_inline __u32 now_jiffies(void)
 	return (__u32)bpf_jiffies64() ?: 1;
 }
 
+/* How many there are is in a cache line of its own. At egress the kernel has added the headers of further packets to
+ * wire_len, so that most need not be asked. */
 static __always_inline __u32 packets_on_wire(const struct __sk_buff *skb)
 {
-	return skb->gso_segs ?: 1;
+	return likely(skb->wire_len == skb->len && !skb->ingress_ifindex) ? 1 : skb->gso_segs ?: 1;
 }
 
 static __always_inline void add(struct mark_count *c, __u64 packets, __u64 bytes)
@@ -180,14 +182,15 @@ static __always_inline void count_lost(__u32 what)
 		*lost += 1;
 }
 
+/* Spreads what neighbours differ in, ports and the last words of addresses, whichever bytes of them. User space computes
+ * the same (mark/slots.rs). */
 static __always_inline __u32 hash_of(const struct mark_key *key)
 {
 	const __u32 *words = (const void *)key;
-	__u32 hash = words[8] * 0x9e3779b1 ^ words[7] * 0x85ebca6b ^ words[3] * 0xc2b2ae35;
+	__u64 hash =
+		words[8] * 0x9e3779b97f4a7c15ULL ^ words[7] * 0xc2b2ae3d27d4eb4fULL ^ words[3] * 0x165667b19e3779f9ULL;
 
-	/* The bytes of a word that tell neighbours apart are its upper ones: bring them down. */
-	hash = (hash ^ hash >> 16) * 0x7feb352d;
-	return hash ^ hash >> 15;
+	return (hash ^ hash >> 32) * 0xc2b2ae3d27d4eb4fULL >> 32;
 }
 
 static __always_inline bool is_same_key(const struct mark_key *a, const struct mark_key *b)
@@ -217,8 +220,7 @@ static __always_inline int look_up(const struct mark_key *key, __u32 *word)
 	return MARK_MARKED;
 }
 
-/* What is to be written into the packets of a flow, if it is in the table. User space computes the same index
- * (mark/slots.rs). */
+/* What is to be written into the packets of a flow, if it is in the table. */
 static __always_inline int word_of(const struct mark_key *key, __u32 hash, __u32 *word)
 {
 	__u32 index = hash & constants.slot_mask, group = index >> 6, sequence;

@@ -72,6 +72,8 @@ static __noinline int find_transport(struct __sk_buff *skb, struct packet *p, bo
 		p->around = c.off - p->outer;
 		if (c.met & MET_FRAGMENT)
 			c.met |= MET_AROUND;
+		if (c.met & MET_AUTH)
+			c.met |= MET_AUTH_AROUND;
 		if (inner_header) {
 			if (c.met & MET_AUTH)
 				c.met |= MET_SEALED;
@@ -222,12 +224,14 @@ static __always_inline int decide(struct __sk_buff *skb, const struct mark_inter
 	return verdict;
 }
 
-static __noinline bool is_stripped(const __u8 *addr, __u32 direction)
+/* Whether tags must not pass between this host and the one at `at`, an address in the packet. */
+static __noinline bool is_stripped(struct __sk_buff *skb, __u32 at, __u32 direction)
 {
 	struct scratch *s = scratch();
 	__u32 *directions;
+	__u8 addr[16];
 
-	if (!addr || !s)
+	if (!s || at > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, at, addr, sizeof(addr)))
 		return false;
 	directions = prefix_of(s, 0, MARK_PREFIX_STRIP, addr);
 	return directions && *directions & direction;
@@ -253,7 +257,7 @@ static __always_inline int mark_ipv6(struct __sk_buff *skb, const struct mark_in
 
 	if (verdict != MARK_MARKED)
 		return verdict;
-	if (unlikely(iface->flags & MARK_IF_STRIP_EGRESS) && is_stripped(p->key.remote_addr, MARK_STRIP_EGRESS))
+	if (unlikely(iface->flags & MARK_IF_STRIP_EGRESS) && is_stripped(skb, p->outer + IPV6_DADDR, MARK_STRIP_EGRESS))
 		return set_aside(p) ? strip(skb) : MARK_WRITE_FAILED;
 	verdict = decide(skb, iface, p, word);
 	return verdict == MARK_MARKED ? write(skb, iface, p, *word) : verdict;
@@ -301,7 +305,7 @@ static __always_inline const struct mark_interface *interface_of(const struct __
 
 static __always_inline bool is_expired(const struct mark_interface *iface)
 {
-	return (__s32)(iface->lease - now_jiffies()) < 0;
+	return iface->lease < bpf_jiffies64();
 }
 
 SEC("tc")
@@ -337,11 +341,13 @@ int flowtag_empty(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
-/* Tells user space, by BPF_PROG_TEST_RUN, what time last_seen is compared with. */
+/* Tells user space, by BPF_PROG_TEST_RUN, the kernel's time: it is the first eight bytes of the packet that comes back. */
 SEC("tc")
 int flowtag_now(struct __sk_buff *skb)
 {
-	return now_jiffies();
+	__u64 now = bpf_jiffies64();
+
+	return bpf_skb_store_bytes(skb, 0, &now, sizeof(now), 0);
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

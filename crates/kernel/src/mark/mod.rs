@@ -161,6 +161,10 @@ pub struct Marker {
     settings: Settings,
     attached: HashMap<u32, Attached>,
     adopted: Vec<Adopted>,
+    /// Slots of the counters of interfaces that an earlier daemon was attached to, by index.
+    earlier: HashMap<u32, u16>,
+    /// An earlier daemon left something that is not ours to end if we cannot start.
+    inherited: bool,
     rules: install::Installed,
     /// What all interfaces are told: [`mark_interface_flags`](abi::mark_interface_flags) and bytes of headers.
     flags: u8,
@@ -251,10 +255,10 @@ impl Marker {
         if let Some(attached) = self.attached.get(&interface.index) {
             return Ok(attached.egress.hook());
         }
-        let slot = self.free_slot();
-        let adopted = pin::is_attached(&self.settings, interface);
+        let earlier = self.earlier.get(&interface.index).copied();
+        let slot = earlier.unwrap_or_else(|| self.free_slot());
         self.configure(interface, slot)?;
-        if !adopted {
+        if earlier.is_none() {
             self.reset_counters(slot)?;
         }
         let attach = |name, direction| {
@@ -283,6 +287,9 @@ impl Marker {
         let Some(Attached { interface, egress, ingress, .. }) = self.attached.remove(&index) else {
             return Ok(());
         };
+        self.earlier.remove(&index);
+        let nothing = [0_u8; size_of::<mark_interface>()];
+        self.maps.write(map::INTERFACES, index.as_bytes(), &nothing)?;
         let result = ingress.map_or(Ok(()), |link| link.detach(&interface));
         egress.detach(&interface).and(result)
     }
@@ -313,7 +320,7 @@ impl Marker {
                 ingress.leave();
             }
         }
-        self.settings.pin = None; // nothing for Drop to remove
+        self.inherited = true; // by the next
     }
 
     /// Whether marking can outlive the process.
@@ -421,7 +428,7 @@ impl Marker {
             None => self.value(&key)?.map(|v| v.last_seen),
         };
         let Some(seen) = seen.filter(|jiffies| *jiffies != 0) else { return Ok(None) };
-        Ok(Some(tick() * self.now()?.wrapping_sub(seen)))
+        Ok(Some(tick() * (self.now()? as u32).wrapping_sub(seen)))
     }
 
     fn value(&self, key: &mark_key) -> Result<Option<mark_value>> {
@@ -497,12 +504,18 @@ impl Marker {
         Interface { index: 1, name: "test-run".into(), link_type: libc::ARPHRD_ETHER, mtu: 1500 }
     }
 
-    /// Low half of the kernel's jiffies.
-    fn now(&self) -> Result<u32> {
-        let frame = [0u8; 64]; // the kernel wants at least an Ethernet header to run a program on
-        let input = libbpf_rs::ProgramInput { data_in: Some(&frame), ..Default::default() };
-        let run = self.program("flowtag_now").test_run(input);
-        Ok(run.map_err(|source| Error::Map { action: "read", map: "clock", source })?.return_value)
+    /// The kernel's jiffies.
+    fn now(&self) -> Result<u64> {
+        let failed = |source| Error::Map { action: "read", map: "clock", source };
+        let mut frame = [0u8; 64]; // the kernel wants at least an Ethernet header to run a program on
+        let sent = frame;
+        let input = libbpf_rs::ProgramInput {
+            data_in: Some(&sent),
+            data_out: Some(&mut frame),
+            ..Default::default()
+        };
+        self.program("flowtag_now").test_run(input).map_err(failed)?;
+        Ok(frame.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes)))
     }
 
     fn program(&self, name: &str) -> libbpf_rs::ProgramMut<'_> {
@@ -525,7 +538,8 @@ impl Marker {
             overhead: self.overhead,
             pad: 0,
             mtu: interface.mtu,
-            lease: self.now()?.wrapping_add(jiffies.min(1 << 30) as u32),
+            pad2: 0,
+            lease: self.now()?.saturating_add(jiffies),
         };
         self.maps.write(map::INTERFACES, interface.index.as_bytes(), value.as_bytes())
     }
@@ -543,13 +557,18 @@ impl Marker {
 
     /// Slot 0 is shared by all interfaces that come when the others are taken.
     fn free_slot(&self) -> u16 {
-        let taken: std::collections::HashSet<_> = self.attached.values().map(|a| a.slot).collect();
+        let taken = self.attached.values().map(|a| a.slot).chain(self.earlier.values().copied());
+        let taken: std::collections::HashSet<_> = taken.collect();
         (1..=mark_limits::MARK_MAX_INTERFACES as u16).find(|s| !taken.contains(s)).unwrap_or(0)
     }
 }
 
+/// A start that fails leaves what an earlier daemon left.
 impl Drop for Marker {
     fn drop(&mut self) {
+        if self.inherited {
+            return;
+        }
         if let Err(e) = self.detach_all() {
             tracing::warn!(error = %e, "not all interfaces could be detached");
         }

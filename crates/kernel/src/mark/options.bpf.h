@@ -7,6 +7,8 @@
 
 #define LABEL_MASK 0xfffff
 #define IPV6_HLEN 40
+#define IPV6_SADDR 8
+#define IPV6_DADDR 24
 #define OPTION_TYPE 0x1e /* RFC 4727 §5.1 */
 #define OPTION_LEN 3
 #define PAD_N 1 /* RFC 8200 §4.2 */
@@ -77,8 +79,8 @@ __noinline int open_gaps(struct __sk_buff *skb, __u32 outer, __u32 at, __u32 sec
 		end = skb->len;
 	if ((void *)(long)skb->data + end > (void *)(long)skb->data_end && bpf_skb_pull_data(skb, end))
 		return -1;
-	if (plain ? bpf_skb_adjust_room(skb, need, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO) :
-		    bpf_skb_change_head(skb, need, 0))
+	if (plain ? bpf_skb_adjust_room(skb, need, BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_FIXED_GSO)
+		  : bpf_skb_change_head(skb, need, 0))
 		return -1;
 	return move_down(skb, from, at, need) || move_down(skb, at + 8, second + 8, 8) ? -1 : 0;
 }
@@ -138,6 +140,24 @@ static __noinline int insert(struct __sk_buff *skb, const struct place *place, _
 	return store(skb, place->at, bytes, size);
 }
 
+extern void *bpf_cast_to_kern_ctx(void *ctx) __ksym __weak;
+
+#define CHECKSUM_PARTIAL 3 /* linux/skbuff.h; since 2.6 */
+
+/* Datagrams that the kernel is to cut from one buffer (UDP_SEGMENT) carry an offset that it forgets to move when it needs a
+ * larger buffer for a device that computes no checksums; it then drops them. Since kernel 6.11, which has the function for
+ * seeing that. */
+static __always_inline bool would_be_lost(struct __sk_buff *skb, const struct packet *p, __u32 need)
+{
+	struct sk_buff *kernel;
+
+	if (!skb->gso_size || p->key.protocol != IPPROTO_UDP || !bpf_ksym_exists(bpf_cast_to_kern_ctx))
+		return false;
+	kernel = bpf_cast_to_kern_ctx(skb);
+	return BPF_CORE_READ_BITFIELD(kernel, ip_summed) != CHECKSUM_PARTIAL &&
+	       (__u64)(long)kernel->data - (__u64)(long)kernel->head < need;
+}
+
 /* Longest packet on the wire when the headers have grown. */
 static __always_inline __u32 longest(struct __sk_buff *skb, const struct packet *p, __u32 need)
 {
@@ -163,15 +183,18 @@ static __always_inline int no_room(struct __sk_buff *skb, struct scratch *s, __u
 	return MARK_NO_ROOM;
 }
 
+/* The first eight bytes of an IPv6 header. */
+struct ip6_head {
+	__be32 word0; /* version, traffic class, label */
+	__be16 len;
+	__u8 next, hops;
+};
+
 /* Next header, payload length and label of the headers around what was inserted. */
 static __always_inline int adjust_headers(struct __sk_buff *skb, const struct packet *p, __u32 word, __u8 first,
 					  __u32 need)
 {
-	struct {
-		__be32 word0;
-		__be16 len;
-		__u8 next, hops;
-	} head;
+	struct ip6_head head;
 
 	if (p->outer != p->l3) {
 		if (bpf_skb_load_bytes(skb, p->outer + 4, &head.len, 2))
@@ -227,6 +250,8 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 	 * begins where this one ends. */
 	if (!len || p->met & MET_IN_FRAGMENT || len + need > 65535 || hop.len + 1 > 255 || dest.len + 1 > 255)
 		return MARK_NO_ROOM;
+	if (would_be_lost(skb, p, need))
+		return MARK_NO_ROOM;
 	if (longest(skb, p, need) > mtu)
 		return no_room(skb, s, word, mtu);
 	if (open_gaps(skb, p->outer, in_hop ? hop.at : dest.at, in_dest ? dest.at : hop.at, need))
@@ -261,32 +286,32 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 static __always_inline int strip_option(struct __sk_buff *skb, const struct place *place)
 {
 	__u32 at = find_option(skb, place->at);
-	__u8 nothing[2 + OPTION_LEN] = { place->len ? OPTION_TYPE : PAD_N, OPTION_LEN };
+	__u8 nothing[2 + OPTION_LEN] = {place->len ? OPTION_TYPE : PAD_N, OPTION_LEN};
 
 	return at ? store(skb, at, nothing, sizeof(nothing)) : MARK_MARKED;
 }
 
-/* Clears label and options of scratch.p. */
+/* Clears label and options of scratch.p, in the outermost header, which is what routers on the way can see. */
 __noinline int strip(struct __sk_buff *skb)
 {
 	struct scratch *s = scratch();
 	const struct packet *p;
-
 	struct place hop = {}, dest = {};
+	struct ip6_head head;
 	int verdict = MARK_STRIPPED;
 	__be32 word0;
 
 	if (!s)
 		return MARK_UNREADABLE;
 	p = &s->p;
-	if (p->met & MET_SEALED)
-		return MARK_PROTECTED;
-	word0 = p->word0 & ~bpf_htonl(LABEL_MASK);
-	if (word0 != p->word0 && store(skb, p->l3, &word0, sizeof(word0)))
+	if (p->outer > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, p->outer, &head, sizeof(head)))
+		return MARK_UNREADABLE;
+	word0 = head.word0 & ~bpf_htonl(LABEL_MASK);
+	if (word0 != head.word0 && store(skb, p->outer, &word0, sizeof(word0)))
 		verdict = MARK_WRITE_FAILED;
-	if (p->met & MET_AUTH)
+	if (p->met & (p->around ? MET_AUTH_AROUND : MET_AUTH))
 		return verdict; /* covers the options, not the label (RFC 4302 §3.3.3.1.2.1) */
-	if (look_for(skb, &hop, p->l3 + IPV6_HLEN, p->first, NEXTHDR_HOP))
+	if (look_for(skb, &hop, p->outer + IPV6_HLEN, head.next, NEXTHDR_HOP))
 		return verdict;
 	if (hop.tagged && strip_option(skb, &hop))
 		verdict = MARK_WRITE_FAILED;

@@ -4,6 +4,7 @@
 //! `DIR/owner` are links of the programs for sockets, `DIR/layout-1` says which version of the shared types they have.
 //! Removing the files ends all of it.
 
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::fs::{self, File};
 use std::io;
@@ -18,7 +19,7 @@ use nix::sys::statfs::{FsType, statfs};
 use zerocopy::FromBytes;
 
 use super::abi::{mark_key, mark_layout::MARK_LAYOUT, mark_value};
-use super::{Key, Mark, Settings, attach, flow_of, map};
+use super::{Key, Mark, attach, flow_of, map};
 use crate::link::Interface;
 use crate::tc::Direction;
 use crate::{Error, Result};
@@ -28,6 +29,8 @@ const BPF_FS: FsType = FsType(0xcafe_4a11);
 /// Links that belong to no interface: of the programs that tell of closed sockets, and that note who makes sockets.
 pub(super) const CLOSING: &str = "close";
 pub(super) const OWNER: &str = "owner";
+/// The table of an earlier daemon, of another size than that of the next.
+const EARLIER_FLOWS: &str = "earlier-flows";
 /// Where the bpffs is on every host with systemd; mounted here where it is not, as bpftool does.
 const USUAL_BPFFS: &str = "/sys/fs/bpf";
 
@@ -82,12 +85,19 @@ fn layout_name() -> String {
 
 /// The flows of an earlier daemon; none where it left nothing.
 pub(super) fn read_flows(dir: &Path) -> Result<Vec<Adopted>> {
-    let path = dir.join(map::FLOWS);
+    let mut flows = read_table(&dir.join(map::FLOWS))?;
+    let known: HashSet<Key> = flows.iter().map(|flow| flow.key).collect();
+    let earlier = read_table(&dir.join(EARLIER_FLOWS))?;
+    flows.extend(earlier.into_iter().filter(|flow| !known.contains(&flow.key)));
+    Ok(flows)
+}
+
+fn read_table(path: &Path) -> Result<Vec<Adopted>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
     let read = |source| Error::Map { action: "read", map: "pinned flow table", source };
-    let flows = MapHandle::from_pinned_path(&path).map_err(read)?;
+    let flows = MapHandle::from_pinned_path(path).map_err(read)?;
     let mut adopted = Vec::new();
     for bytes in flows.keys() {
         let value = flows.lookup(&bytes, MapFlags::ANY).map_err(read)?;
@@ -99,12 +109,22 @@ pub(super) fn read_flows(dir: &Path) -> Result<Vec<Adopted>> {
     Ok(adopted)
 }
 
-/// Removes the maps only: programs that use them go on with them.
-pub(super) fn remove_maps(dir: &Path) -> Result<()> {
+/// Removes the maps only: programs that use them go on with them. The flows are kept until they are in another table: who
+/// puts them there may be killed meanwhile.
+pub(super) fn set_maps_aside(dir: &Path) -> Result<()> {
+    let (flows, earlier) = (dir.join(map::FLOWS), dir.join(EARLIER_FLOWS));
+    if flows.exists() && !earlier.exists() {
+        fs::rename(&flows, &earlier).map_err(|e| failed(&flows, "rename", e))?;
+    }
     entries(dir)?
         .into_iter()
         .filter(|(name, _)| name.starts_with("flowtag_"))
         .try_for_each(|(_, path)| unlink(&path))
+}
+
+/// To be called when all flows are in the new table.
+pub(super) fn forget_earlier_flows(dir: &Path) -> Result<()> {
+    unlink(&dir.join(EARLIER_FLOWS))
 }
 
 /// Removes links but these.
@@ -156,11 +176,6 @@ pub(super) fn link_path(dir: &Path, interface: &Interface, direction: Direction)
         Direction::Egress => "egress",
     };
     dir.join(format!("tcx-{direction}-{}", interface.index))
-}
-
-/// Whether an earlier daemon left the marking program on the interface.
-pub(super) fn is_attached(settings: &Settings, interface: &Interface) -> bool {
-    settings.pin.as_ref().is_some_and(|dir| link_path(dir, interface, Direction::Egress).exists())
 }
 
 /// The link that is kept on this interface, if it still is the interface that it was made for.
@@ -233,7 +248,7 @@ pub fn remove_pinned(dir: Option<&Path>, state_dir: Option<&Path>) -> Result<Vec
     let mut result = Ok(());
     if let Some(dir) = dir.filter(|d| d.exists()) {
         for interface in crate::link::all()? {
-            if link_path(dir, &interface, Direction::Egress).exists() {
+            if link_of(&link_path(dir, &interface, Direction::Egress), &interface).is_some() {
                 removed.push(interface.name);
             }
         }

@@ -21,7 +21,7 @@ struct {
 /* Key: bank * MARK_MAX_CLASSES + class. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MARK_BANKS * MARK_MAX_CLASSES);
+	__uint(max_entries, MARK_BANKS *MARK_MAX_CLASSES);
 	__type(key, __u32);
 	__type(value, struct mark_rule_set);
 } flowtag_sets SEC(".maps");
@@ -29,7 +29,7 @@ struct {
 /* Key: bank * MARK_MAX_RULES + rule. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, MARK_BANKS * MARK_MAX_RULES);
+	__uint(max_entries, MARK_BANKS *MARK_MAX_RULES);
 	__type(key, __u32);
 	__type(value, struct mark_rule);
 } flowtag_actions SEC(".maps");
@@ -37,7 +37,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, MARK_BANKS * MARK_MAX_CLASSES * 2);
+	__uint(max_entries, MARK_BANKS *MARK_MAX_CLASSES * 2);
 	__type(key, struct mark_rule_value);
 	__type(value, __u32);
 } flowtag_values SEC(".maps");
@@ -101,7 +101,7 @@ __noinline int widen(__u32 bank, __u32 class)
 /* Class of an exact value; -1: no rule names it. */
 static __always_inline __s64 class_of(__u32 bank, __u8 dimension, __u64 low, __u64 high)
 {
-	struct mark_rule_value value = { .bank = bank, .dimension = dimension, .value = { low, high } };
+	struct mark_rule_value value = {.bank = bank, .dimension = dimension, .value = {low, high}};
 	__u32 *class = bpf_map_lookup_elem(&flowtag_values, &value);
 
 	if (!class)
@@ -215,7 +215,7 @@ static __always_inline int first_rule(const struct judged *j)
 /* Number of the first rule that matches scratch.p, or -1. */
 __noinline int match(struct __sk_buff *skb, __u32 number)
 {
-	struct judged j = { .number = number };
+	struct judged j = {.number = number};
 	const struct mark_key *key;
 	const __u64 *name;
 
@@ -325,7 +325,7 @@ __noinline int tell(struct __sk_buff *skb, __u32 kind, __u32 word, __u32 rule, _
 	event->generation = generation_or_mtu;
 	event->pad = 0;
 	event->mtu = generation_or_mtu;
-	event->pad2 = 0;
+	event->netns = 0;
 	event->user = skb->sk ? bpf_get_socket_uid(skb) : ~0U;
 	__builtin_memcpy(event->process, s->owner.process, sizeof(event->process));
 	bpf_ringbuf_submit(event, 0);

@@ -28,6 +28,8 @@ pub struct Parsed {
     pub later_fragment: bool,
     /// An authentication header before what would change, or before the transport.
     pub covered: bool,
+    /// An authentication header behind the outermost header, before another IPv6 header or the transport.
+    pub outer_covered: bool,
     /// The header that is written is itself in an authenticated packet.
     pub sealed: bool,
     /// The header that is written is itself in a fragment.
@@ -62,6 +64,7 @@ impl Parsed {
         let mut l3 = outer;
         let (mut at, mut next, met) = chain(frame, outer + IPV6_LEN, header[6])?;
         let Met { mut auth, mut later, .. } = met;
+        let outer_covered = auth;
         let (mut sealed, mut in_fragment) = (false, false);
         if next == IPV6 && !later {
             let header = take(frame, at, IPV6_LEN)?;
@@ -81,7 +84,20 @@ impl Parsed {
             _ => None,
         };
         let (protocol, later_fragment, covered, l4) = (next, later, auth, at);
-        Ok(Self { outer, l3, l4, src, dst, protocol, ports, later_fragment, covered, sealed, in_fragment })
+        Ok(Self {
+            outer,
+            l3,
+            l4,
+            src,
+            dst,
+            protocol,
+            ports,
+            later_fragment,
+            covered,
+            outer_covered,
+            sealed,
+            in_fragment,
+        })
     }
 
     /// The flow, if it is TCP or UDP with ports.
@@ -249,20 +265,17 @@ fn labelled(frame: &[u8], l3: usize, mark: Mark) -> Vec<u8> {
     out
 }
 
-/// What has to become of a packet whose tags are cleared.
+/// What has to become of a packet whose tags are cleared, in the header that routers on the way see.
 pub fn strip(frame: &[u8], packet: &Parsed) -> (Verdict, Vec<u8>) {
     let mut out = frame.to_vec();
-    if packet.sealed {
-        return (Verdict::Protected, out);
-    }
-    let l3 = packet.l3;
-    out[l3 + 1] &= 0xf0;
-    out[l3 + 2..l3 + 4].fill(0);
-    if packet.covered {
+    let header = packet.outer;
+    out[header + 1] &= 0xf0;
+    out[header + 2..header + 4].fill(0);
+    if packet.outer_covered {
         return (Verdict::Stripped, out);
     }
-    let hop = Place::look(frame, l3 + IPV6_LEN, frame[l3 + 6], HOP_BY_HOP);
-    let dest = Place::look(frame, l3 + IPV6_LEN + hop.length, hop.next, DESTINATION);
+    let hop = Place::look(frame, header + IPV6_LEN, frame[header + 6], HOP_BY_HOP);
+    let dest = Place::look(frame, header + IPV6_LEN + hop.length, hop.next, DESTINATION);
     let mut verdict = Verdict::Stripped;
     for place in [hop, dest] {
         let Some(at) = place.tagged else { continue };

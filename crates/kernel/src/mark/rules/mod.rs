@@ -1,6 +1,6 @@
 //! Rules: whose traffic a packet is that nobody announced, by what can be seen of it and of the socket that sent it.
 //!
-//! [`order`] makes a list of rules one that is read from first to last, [`first`] says which of them applies, and
+//! [`order()`] makes a list of rules one that is read from first to last, [`first`] says which of them applies, and
 //! [`compile()`] makes the sets of them that the program reads. Nothing here touches the kernel.
 //!
 //! ```
