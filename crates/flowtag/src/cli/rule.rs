@@ -18,7 +18,7 @@ const LEAST: usize = 24;
 /// List, add or delete rules of the running daemon.
 ///
 /// A rule says whose traffic it is that nobody announced: by program, user, port, network or interface. Rules that are to
-/// stay belong into the configuration ([[rules]]).
+/// stay belong into the configuration (its `rules`).
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     flowtag rule list\n  \
