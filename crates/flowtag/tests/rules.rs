@@ -100,7 +100,7 @@ impl Program<'_> {
     #[track_caller]
     fn connects(&self, hosts: &Hosts, to: u16) {
         let dst = hosts.dst(to);
-        let listener = hosts.b.run(|| TcpListener::bind(dst)).expect("host b").expect("listen");
+        let listener = hosts.b.run(|| common::hosts::listen(dst)).expect("host b");
         let program = self.start(hosts, "connect", dst);
         let accepted = thread::spawn(move || {
             let (mut server, _) = listener.accept().expect("accept");

@@ -625,7 +625,7 @@ fn short_connections_that_a_rule_found_have_all_ended() {
     let hosts = hosts("short");
     let daemon = hosts.daemon(&config(hooks()[0], "", RULE));
     let dst = hosts.dst(5201);
-    let listener = hosts.b.run(|| TcpListener::bind(dst)).expect("host b").expect("listen");
+    let listener = hosts.b.run(|| common::hosts::listen(dst)).expect("host b");
     let count = 300;
     thread::scope(|scope| {
         scope.spawn(|| (0..count).for_each(|_| drop(listener.accept().expect("accepted"))));
@@ -735,7 +735,7 @@ fn connections_that_never_come_about_are_no_flows() {
     let hosts = hosts("knock");
     let daemon = hosts.daemon(&config(hooks()[0], "", RULE));
     let to = hosts.src(7000);
-    let listener = hosts.a.run(|| TcpListener::bind(to)).expect("host a").expect("listen");
+    let listener = hosts.a.run(|| common::hosts::listen(to)).expect("host a");
     let capture = hosts.b.capture("eth0", ALL).expect("a capture");
     let count = 100;
     let (near, far) = (&hosts.link.b, &hosts.link.a);

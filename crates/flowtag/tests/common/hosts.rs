@@ -6,7 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6, TcpListener, TcpStream, UdpSo
 use std::process::Command;
 use std::time::Duration;
 
-use flowtag_testbed::{Captured, Frame, Host, Link, Testbed, TunLink, WAIT};
+use flowtag_testbed::{Captured, Frame, Host, Link, Testbed, TunLink, WAIT, wait_until};
 use flowtag_wire::option::Place;
 use flowtag_wire::packet::{OptionTag, TcpFlags};
 use flowtag_wire::{FlowLabel, Found, LinkType, Packet, Strategy, Tag};
@@ -26,6 +26,17 @@ pub struct Hosts {
     pub b: Host,
     pub link: Link,
     pub bed: Testbed,
+}
+
+/// A process that another test is just starting may still hold an earlier listener on that port, until it becomes its
+/// program.
+#[track_caller]
+pub fn listen(at: SocketAddr) -> TcpListener {
+    let bind = || match TcpListener::bind(at) {
+        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
+        result => Ok(Some(result?)),
+    };
+    wait_until("the port to be free", Duration::from_secs(10), bind).expect("listen")
 }
 
 impl Hosts {
@@ -61,7 +72,7 @@ impl Hosts {
     /// A TCP connection from a's `port` to b's `to`: client and server end.
     pub fn connect(&self, port: u16, to: u16) -> (TcpStream, TcpStream) {
         let (src, dst) = (self.src(port), self.dst(to));
-        let listener = self.b.run(|| TcpListener::bind(dst)).expect("host b").expect("listen");
+        let listener = self.b.run(|| listen(dst)).expect("host b");
         let client = self.a.run(|| connect_from(src, dst)).expect("host a");
         let (server, _) = listener.accept().expect("accept");
         server.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
@@ -209,7 +220,7 @@ impl Path {
     /// A TCP connection: client and server end.
     pub fn connect(&self, port: u16, to: u16) -> (TcpStream, TcpStream) {
         let (src, dst) = (self.src(port), self.dst(to));
-        let listener = self.to.run(|| TcpListener::bind(dst)).expect("the far host").expect("listen");
+        let listener = self.to.run(|| listen(dst)).expect("the far host");
         let client = self.from.run(|| connect_from(src, dst)).expect("the near host");
         let (server, _) = listener.accept().expect("accept");
         server.set_read_timeout(Some(WAIT)).expect("a timeout");
