@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -210,6 +211,55 @@ fn interfaces_that_come_later_are_marked_on() {
     hosts.a.ip(&["addr", "flush", "dev", "eth0", "scope", "global"]).expect("flushed");
     daemon.wait_for_log("no longer marking on interface interface=\"eth0\"");
     daemon.stop();
+}
+
+/// What a datagram from a's `port` carries when it leaves by `device`.
+fn sent_by(hosts: &Hosts, device: &str, src: SocketAddr, dst: SocketAddr) -> Option<flowtag_wire::Tag> {
+    let capture = hosts.b.capture(device, "udp port 5201").expect("capture");
+    let socket = hosts.a.run(|| std::net::UdpSocket::bind(src)).expect("host").expect("bind");
+    socket.send_to(b"whose is this?", dst).expect("sent");
+    capture.wait_for(1, LIMIT).expect("captured");
+    one_label(&between(&seen(&capture.stop().expect("captured")), src, dst)).tag()
+}
+
+#[test]
+fn a_rule_that_names_an_interface_holds_on_one_that_comes_later() {
+    require_root!();
+    let hosts = Hosts::new("rulelater");
+    let rule = "[[rules]]\ninterface = \"later*\"\ntag = \"3/14\"\n";
+    let mark = "[mark]\ninterfaces = [\"eth*\", \"later*\"]\nexclude_private = false\non_stop = \"detach\"\n";
+    let mut daemon = hosts.daemon(&format!("{mark}{rule}"));
+    let later = hosts.bed.link(&hosts.a, "later0", &hosts.b, "later0").expect("a link");
+    daemon.wait_for_log("marking on interface interface=\"later0\"");
+    let (src, dst) = ((later.a.ipv6, 40000).into(), (later.b.ipv6, 5201).into());
+    assert_eq!(sent_by(&hosts, "later0", src, dst), Some(tag(3, 14)));
+    assert_ne!(sent_by(&hosts, "eth0", hosts.src(40000), hosts.dst(5201)), Some(tag(3, 14)));
+    daemon.stop();
+}
+
+#[test]
+fn a_start_that_fails_leaves_what_runs_and_one_without_marking_ends_it() {
+    require_root!();
+    for hook in hooks() {
+        let hosts = Hosts::new("failed");
+        let before = attached(&hosts.a);
+        let keep = config(hook).replace("detach", "keep");
+        let daemon = hosts.daemon(&keep);
+        let label = assert_marks(&hosts, &daemon);
+        let dir = daemon.kill();
+        let path = dir.path().join("flowtag.toml");
+        let right = std::fs::read_to_string(&path).expect("the configuration");
+        std::fs::write(&path, right.replace("eth*", "eht0")).expect("a misspelt interface");
+        let run = hosts.a.command(binary()).args(["run", "--config"]).arg(&path).output().expect("it runs");
+        assert!(!run.status.success(), "eht0 is not there");
+        assert_eq!(sent_by(&hosts, "eth0", hosts.src(40000), hosts.dst(5201)), label.tag(), "{hook}");
+        let off = keep.replace("[mark]\n", "[mark]\nenabled = false\n");
+        let mut daemon = Daemon::restart_with(dir, &off, hosts.on_a());
+        daemon.wait_for_log("removed what an earlier flowtag left");
+        assert_eq!(attached(&hosts.a), before, "{hook}");
+        assert_ne!(sent_by(&hosts, "eth0", hosts.src(40000), hosts.dst(5201)), label.tag(), "{hook}");
+        daemon.stop();
+    }
 }
 
 #[test]
