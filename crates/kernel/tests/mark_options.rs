@@ -496,37 +496,49 @@ fn expected(frame: &[u8], inner: bool, mark: Mark) -> (Verdict, Vec<u8>) {
 }
 
 fn as_the_model_says(inner: bool) {
-    Rig::on("random", &Settings { inner, ..Settings::default() }, |rig| {
-        let config = ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
-        let cases = (any_frame(), select(strategies().collect::<Vec<_>>()));
-        let (rig, seen) = (RefCell::new(rig), RefCell::new(BTreeMap::<Verdict, u32>::new()));
-        let judged = TestRunner::new(config).run(&cases, |(Frame(frame), strategy)| {
-            let mut rig = rig.borrow_mut();
-            rig.announce(marked(strategy));
-            let (verdict, out) = rig.leave(&frame);
-            let (wanted, bytes) = expected(&frame, inner, marked(strategy));
-            *seen.borrow_mut().entry(wanted).or_default() += 1;
-            prop_assert_eq!(hex(&out), hex(&bytes), "{:?} or {:?} after {}", verdict, wanted, hex(&frame));
-            prop_assert_eq!(verdict, wanted);
-            Ok(())
-        });
-        if let Err(error) = judged {
-            panic!("{error}");
-        }
-        let seen = seen.into_inner();
-        println!("{seen:?}");
-        for verdict in [
-            Verdict::Marked,
-            Verdict::NoFlow,
-            Verdict::OtherProtocol,
-            Verdict::Fragment,
-            Verdict::Unreadable,
-            Verdict::NoRoom,
-            Verdict::Protected,
-        ] {
-            assert!(seen.contains_key(&verdict), "{verdict:?} never happened: {seen:?}");
-        }
-    });
+    Rig::on(
+        if inner { "random-in" } else { "random-out" },
+        &Settings { inner, ..Settings::default() },
+        |rig| {
+            let config =
+                ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() };
+            let cases = (any_frame(), select(strategies().collect::<Vec<_>>()));
+            let (rig, seen) = (RefCell::new(rig), RefCell::new(BTreeMap::<Verdict, u32>::new()));
+            let judged = TestRunner::new(config).run(&cases, |(Frame(frame), strategy)| {
+                let mut rig = rig.borrow_mut();
+                rig.announce(marked(strategy));
+                let (verdict, out) = rig.leave(&frame);
+                let (wanted, bytes) = expected(&frame, inner, marked(strategy));
+                *seen.borrow_mut().entry(wanted).or_default() += 1;
+                prop_assert_eq!(
+                    hex(&out),
+                    hex(&bytes),
+                    "{:?} or {:?} after {}",
+                    verdict,
+                    wanted,
+                    hex(&frame)
+                );
+                prop_assert_eq!(verdict, wanted);
+                Ok(())
+            });
+            if let Err(error) = judged {
+                panic!("{error}");
+            }
+            let seen = seen.into_inner();
+            println!("{seen:?}");
+            for verdict in [
+                Verdict::Marked,
+                Verdict::NoFlow,
+                Verdict::OtherProtocol,
+                Verdict::Fragment,
+                Verdict::Unreadable,
+                Verdict::NoRoom,
+                Verdict::Protected,
+            ] {
+                assert!(seen.contains_key(&verdict), "{verdict:?} never happened: {seen:?}");
+            }
+        },
+    );
 }
 
 #[test]

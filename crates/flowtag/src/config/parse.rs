@@ -475,13 +475,13 @@ mod tests {
     #[test]
     fn what_a_mark_section_means() {
         let text = "[mark]\nstrategy = \"hop-by-hop+destination\"\nexclude_private = false\non_stop = \"detach\"\n\
-            lease = \"7days\"\npin = \"\"\nencapsulated = \"inner\"\ningress = false\n\
+            lease = \"7days\"\npin = \"\"\nencapsulated = \"inner\"\n\
             [mark.defaults]\n\"eth*\" = \"never\"\neth1 = \"cms/default\"\n\
             [[mark.strip]]\nprefix = \"2001:db8::/32\"\ndirection = \"ingress\"\n[[mark.strip]]\nprefix = \"fc00::/7\"\n";
         let config = parse(text, "t").expect("right");
         let mark = config.mark.expect("on");
         assert_eq!(mark.strategy, Strategy::HOP_BY_HOP | Strategy::DESTINATION);
-        assert_eq!((mark.exclude_private, mark.inner, mark.ingress), (false, true, false));
+        assert_eq!((mark.exclude_private, mark.inner, mark.ingress), (false, true, true));
         assert_eq!((mark.on_stop, mark.lease.as_secs(), config.pin), (OnStop::Detach, 7 * 86400, None));
         let defaults: Vec<_> = mark.defaults.iter().map(|rule| (&*rule.name, &rule.action)).collect();
         let cms = Action::Tags(vec![Tag::new(3, 1).expect("a tag")]);
@@ -489,6 +489,23 @@ mod tests {
         let strip: Vec<_> = mark.strip.iter().map(|s| (s.prefix.to_string(), s.egress, s.ingress)).collect();
         assert_eq!(strip, [("2001:db8::/32".to_owned(), false, true), ("fc00::/7".to_owned(), true, true)]);
         assert_eq!(parse("", "t").expect("right").pin, Some("/sys/fs/bpf/flowtag".into()));
+    }
+
+    #[test]
+    fn what_needs_the_packets_that_arrive_is_refused_without_them() {
+        let without = |rest: &str| error(&format!("[mark]\ningress = false\n{rest}"));
+        for (rest, why) in [
+            ("strategy = \"destination\"\n", "mark.strategy adds headers"),
+            ("[[mark.strip]]\nprefix = \"::/0\"\n", "mark.strip has a prefix"),
+        ] {
+            let message = without(rest);
+            assert!(
+                message.contains("mark.ingress = false does not go") && message.contains(why),
+                "{message}"
+            );
+        }
+        let egress = "[[mark.strip]]\nprefix = \"::/0\"\ndirection = \"egress\"\n";
+        assert!(parse(&format!("[mark]\ningress = false\n{egress}"), "t").is_ok());
     }
 
     #[test]

@@ -9,10 +9,6 @@ use super::throttle::chain;
 
 /// How long the reader waits before it looks whether the daemon still runs.
 const WAIT: Duration = Duration::from_millis(200);
-/// How long what comes is gathered: the kernel wakes a reader that has read everything, which costs the sender of the packet
-/// more than all that the program does.
-const GATHER: Duration = Duration::from_millis(5);
-
 /// Hands what the programs tell to the core, until it stops.
 pub(crate) fn follow(core: Core, events: Events) {
     let runtime = tokio::runtime::Handle::current();
@@ -29,7 +25,6 @@ pub(crate) fn follow(core: Core, events: Events) {
             if handed.is_err() {
                 return;
             }
-            std::thread::sleep(GATHER);
         }
     };
     if let Err(error) = std::thread::Builder::new().name("kernel".into()).spawn(read) {

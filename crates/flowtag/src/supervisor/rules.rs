@@ -283,9 +283,10 @@ impl State {
         match event {
             mark::Event::Matched { key, mark, rule, generation, process, .. } => {
                 let Ok(flow) = FiveTuple::new(key.protocol, key.local, key.remote) else { return };
-                let name = self.rules.name(generation, rule);
+                let known = self.engine.find(&flow);
                 // Somebody may have announced it while the match was on its way: that goes first.
-                if self.engine.find(&flow).is_none_or(|known| known.rule.is_some()) {
+                if known.as_ref().is_none_or(|known| known.rule.is_some()) {
+                    let name = self.rules.name(generation, rule).or_else(|| known?.rule);
                     self.start(flow, mark, name, process);
                 }
             }

@@ -1,5 +1,6 @@
 //! What the programs tell: matches of rules, closed sockets, packets without room.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +14,9 @@ use zerocopy::FromBytes;
 use super::abi::{mark_event, mark_event_kind as kind};
 use super::{Key, Mark, Marker, flow_of, map};
 use crate::{Error, Result, link};
+
+/// How long what comes is gathered; the ring has room for a million events a second.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// One thing that a program saw.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub enum Event {
 /// Reads what the programs tell. One reader at a time.
 pub struct Events {
     ring: RingBuffer<'static>,
+    /// The last look found something.
+    busy: Cell<bool>,
     seen: Arc<Mutex<Vec<Event>>>,
 }
 
@@ -79,22 +85,29 @@ impl Marker {
                 0
             })
             .map_err(failed)?;
-        Ok(Events { ring: builder.build().map_err(failed)?, seen })
+        Ok(Events { ring: builder.build().map_err(failed)?, seen, busy: Cell::new(false) })
     }
 }
 
 impl Events {
-    /// What was told, after waiting for at most `limit` if there is nothing.
+    /// What was told, after waiting for at most `limit` if there is nothing. When the last call found something, what comes
+    /// is gathered for some milliseconds: the kernel wakes a reader that has read everything, and that costs the packet
+    /// which told of something more than all that the program does.
     ///
     /// # Errors
     /// The kernel refuses to wait.
     pub fn next(&self, limit: Duration) -> io::Result<Vec<Event>> {
+        if self.busy.get() {
+            std::thread::sleep(GATHER.min(limit));
+        }
         match self.ring.poll_raw(limit) {
             // A signal is no reason to stop.
             error if error < 0 && error != -libc::EINTR => return Err(io::Error::from_raw_os_error(-error)),
             _ => {}
         }
-        Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
+        let seen = std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner));
+        self.busy.set(!seen.is_empty());
+        Ok(seen)
     }
 }
 
