@@ -84,6 +84,8 @@ enum mark_limits {
 	MARK_RECENT = 1024,		/* packets' verdicts remembered per CPU */
 	MARK_MAX_ARRIVALS = 16384,	/* combinations of tag, peer prefix and interface that are counted */
 	MARK_MAX_TOLD = 8192,		/* connections that rules found of which user space may not know yet */
+	MARK_MAX_PATHS = 4096,		/* destinations whose path is known to be narrower */
+	MARK_PATH_SECONDS = 600,	/* for which that is believed, as by net.ipv6.route.mtu_expires */
 	MARK_TELL_STEP = 16,		/* jiffies between two MARK_EVENT_NO_ROOM of a CPU */
 };
 
@@ -220,6 +222,17 @@ struct mark_prefix {
 enum mark_strip {
 	MARK_STRIP_EGRESS = 1,
 	MARK_STRIP_INGRESS = 2
+};
+
+/* What a router said of the way to a destination. */
+struct mark_path {
+	__u64 since; /* ns of CLOCK_MONOTONIC */
+	__u32 mtu;   /* bytes of network packet */
+	__u32 pad;
+};
+
+struct mark_address {
+	__u8 addr[16];
 };
 
 /* Name of the process that made a socket; kept in the socket, inherited by what it accepts. */

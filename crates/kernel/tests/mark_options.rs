@@ -318,6 +318,33 @@ fn what_has_no_room_stays_as_it_is() {
     });
 }
 
+/// A router's word on the path counts, also where the host did not ask for room (RFC 8201): else what it cuts to the path's MTU
+/// would be too long again with our header, for ever.
+#[test]
+fn what_would_be_too_long_for_its_path_stays_as_it_is() {
+    Rig::on("narrow", &Settings { ingress: true, ..Settings::default() }, |rig| {
+        rig.announce(marked(Strategy::DESTINATION));
+        let packet = |length: usize| Row::new("", None, None, vec![udp(length - 48)]);
+        let fits = |rig: &Rig, mtu: usize| {
+            let row = packet(mtu - 8);
+            let expected = frame_with(&[], &row.marked(Strategy::DESTINATION));
+            rig.assert_leaves(&frame_with(&[], &row.packet()), Verdict::Marked, &expected);
+        };
+        fits(rig, 1400);
+        for mtu in [1400, 1280_usize] {
+            let told = [&[2, 0, 0, 0][..], &(mtu as u32).to_be_bytes(), &packet(600).packet()].concat();
+            let message = Part { kind: 58, bytes: told };
+            rig.arrive(&frame(&[ipv6(), message]));
+            fits(rig, mtu);
+            rig.assert_untouched(&frame_with(&[], &packet(mtu - 7).packet()), Verdict::NoRoom);
+        }
+        // No router may say that a path is narrower than that (RFC 8200 §5).
+        let lie = [&[2, 0, 0, 0, 0, 0, 0, 68][..], &packet(600).packet()].concat();
+        rig.arrive(&frame(&[ipv6(), Part { kind: 58, bytes: lie }]));
+        fits(rig, 1280);
+    });
+}
+
 /// RFC 8200 §4.3: the length is a byte. Of a header that cannot grow only the strategies that need it suffer.
 #[test]
 fn a_header_that_is_full_does_not_grow() {

@@ -209,6 +209,10 @@ pub mod mark_limits {
     pub const MARK_MAX_ARRIVALS: Type = 16384;
     #[doc = " connections that rules found of which user space may not know yet"]
     pub const MARK_MAX_TOLD: Type = 8192;
+    #[doc = " destinations whose path is known to be narrower"]
+    pub const MARK_MAX_PATHS: Type = 4096;
+    #[doc = " for which that is believed, as by net.ipv6.route.mtu_expires"]
+    pub const MARK_PATH_SECONDS: Type = 600;
     #[doc = " jiffies between two MARK_EVENT_NO_ROOM of a CPU"]
     pub const MARK_TELL_STEP: Type = 16;
 }
@@ -590,6 +594,51 @@ pub mod mark_strip {
     pub const MARK_STRIP_EGRESS: Type = 1;
     pub const MARK_STRIP_INGRESS: Type = 2;
 }
+#[doc = " What a router said of the way to a destination."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_path {
+    #[doc = " ns of CLOCK_MONOTONIC"]
+    pub since: __u64,
+    #[doc = " bytes of network packet"]
+    pub mtu: __u32,
+    pub pad: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_path"][::core::mem::size_of::<mark_path>() - 16usize];
+    ["Alignment of mark_path"][::core::mem::align_of::<mark_path>() - 8usize];
+    ["Offset of field: mark_path::since"][::core::mem::offset_of!(mark_path, since) - 0usize];
+    ["Offset of field: mark_path::mtu"][::core::mem::offset_of!(mark_path, mtu) - 8usize];
+    ["Offset of field: mark_path::pad"][::core::mem::offset_of!(mark_path, pad) - 12usize];
+};
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_address {
+    pub addr: [__u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_address"][::core::mem::size_of::<mark_address>() - 16usize];
+    ["Alignment of mark_address"][::core::mem::align_of::<mark_address>() - 1usize];
+    ["Offset of field: mark_address::addr"][::core::mem::offset_of!(mark_address, addr) - 0usize];
+};
 #[doc = " Name of the process that made a socket; kept in the socket, inherited by what it accepts."]
 #[repr(C)]
 #[derive(

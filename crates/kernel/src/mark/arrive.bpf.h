@@ -185,6 +185,16 @@ __noinline int lower_mss(struct __sk_buff *skb, __u32 l4, __u32 mtu, __u32 overh
 	return bpf_skb_store_bytes(skb, at, &after, 2, 0);
 }
 
+/* Notes what a router says of the way to the destination of a packet of ours, which is in its message. */
+static __always_inline void note_path(struct __sk_buff *skb, __u32 l4, __u32 mtu)
+{
+	struct mark_path path = {.mtu = mtu, .since = bpf_ktime_get_ns()};
+	struct mark_address to;
+
+	if (!bpf_skb_load_bytes(skb, l4 + 8 + IPV6_DADDR, &to, sizeof(to)))
+		bpf_map_update_elem(&flowtag_paths, &to, &path, BPF_ANY);
+}
+
 /* A router's MTU is that of packets with our header: without it our stack would send packets that get too long. */
 __noinline int lower_path_mtu(struct __sk_buff *skb, __u32 l4, __u32 overhead)
 {
@@ -196,8 +206,10 @@ __noinline int lower_path_mtu(struct __sk_buff *skb, __u32 l4, __u32 overhead)
 	__be32 after;
 
 	if (l4 > MAX_L4_OFFSET || bpf_skb_load_bytes(skb, l4, &icmp, sizeof(icmp)) ||
-	    icmp.type != ICMPV6_PACKET_TOO_BIG || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU + overhead ||
-	    bpf_skb_pull_data(skb, l4 + sizeof(icmp)))
+	    icmp.type != ICMPV6_PACKET_TOO_BIG || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU)
+		return 0;
+	note_path(skb, l4, bpf_ntohl(icmp.mtu));
+	if (!overhead || bpf_ntohl(icmp.mtu) < IPV6_MIN_MTU + overhead || bpf_skb_pull_data(skb, l4 + sizeof(icmp)))
 		return 0;
 	after = bpf_htonl(bpf_ntohl(icmp.mtu) - overhead);
 	if (bpf_l4_csum_replace(skb, l4 + 2, icmp.mtu, after, 4))
@@ -208,7 +220,7 @@ __noinline int lower_path_mtu(struct __sk_buff *skb, __u32 l4, __u32 overhead)
 /* Not of later fragments, where other bytes are, and not under authentication. */
 static __always_inline void make_room(struct __sk_buff *skb, const struct mark_interface *iface, const struct packet *p)
 {
-	if (is_syn(skb, p))
+	if (iface->overhead && is_syn(skb, p))
 		lower_mss(skb, p->l4, iface->mtu, iface->overhead);
 	else if (p->key.protocol == IPPROTO_ICMPV6)
 		lower_path_mtu(skb, p->l4, iface->overhead);
@@ -221,7 +233,7 @@ static __always_inline void arrived_ipv6(struct __sk_buff *skb, const struct mar
 		return;
 	if (iface->flags & MARK_IF_COUNT_INGRESS)
 		account(skb);
-	if (iface->overhead && !(p->met & (MET_AUTH | MET_LATER_FRAGMENT)))
+	if (!(p->met & (MET_AUTH | MET_LATER_FRAGMENT)))
 		make_room(skb, iface, p);
 	if (iface->flags & MARK_IF_STRIP_INGRESS && is_stripped(skb, p->outer + IPV6_SADDR, MARK_STRIP_INGRESS))
 		strip(skb);

@@ -114,6 +114,15 @@ struct {
 	__type(value, __u32);
 } flowtag_prefixes SEC(".maps");
 
+/* Key: destination of packets that were too big for their way. Written by flowtag_arrive; an option is put into no packet
+ * that it would make too big again. When it is full the oldest is forgotten, and heard of again. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MARK_MAX_PATHS);
+	__type(key, struct mark_address);
+	__type(value, struct mark_path);
+} flowtag_paths SEC(".maps");
+
 /* Where in a packet things are. */
 struct packet {
 	struct mark_key key;

@@ -173,6 +173,20 @@ static __always_inline __u32 longest(struct __sk_buff *skb, const struct packet 
 	return headers + (offset >> 4) * 4 + skb->gso_size + need;
 }
 
+/* The MTU of the interface, or of the path where a router said so not long ago. */
+static __always_inline __u32 narrowest(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
+{
+	const struct mark_path *path;
+	struct mark_address to;
+
+	if (bpf_skb_load_bytes(skb, p->outer + IPV6_DADDR, &to, sizeof(to)))
+		return mtu;
+	path = bpf_map_lookup_elem(&flowtag_paths, &to);
+	if (!path || path->mtu >= mtu || bpf_ktime_get_ns() - path->since > MARK_PATH_SECONDS * 1000000000ULL)
+		return mtu;
+	return path->mtu;
+}
+
 /* Asks user space to make the path's MTU known as smaller; seldom, each packet would do. */
 static __always_inline int no_room(struct __sk_buff *skb, struct scratch *s, __u32 word, __u32 mtu)
 {
@@ -252,6 +266,7 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 		return MARK_NO_ROOM;
 	if (would_be_lost(skb, p, need))
 		return MARK_NO_ROOM;
+	mtu = narrowest(skb, p, mtu);
 	if (longest(skb, p, need) > mtu)
 		return no_room(skb, s, word, mtu);
 	if (open_gaps(skb, p->outer, in_hop ? hop.at : dest.at, in_dest ? dest.at : hop.at, need))
