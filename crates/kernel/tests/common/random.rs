@@ -91,7 +91,7 @@ pub fn any_frame() -> impl Values<Value = Frame> {
     (whole, cut).prop_map(|(mut whole, cut)| {
         if let Some(cut) = cut {
             let shortest = shortest(&whole);
-            whole.truncate(shortest + cut.index(whole.len() - shortest));
+            whole.truncate(shortest + cut.index((whole.len() - shortest).max(1)));
         }
         Frame(whole)
     })
