@@ -168,18 +168,18 @@ impl State {
         let resolved = self.rules.resolve();
         let changed = resolved.rules != self.rules.resolved.rules;
         let Some(marker) = &mut self.marker else { return Ok(false) };
-        if !changed && !self.rules.names.is_empty() {
-            return Ok(false);
+        if changed || self.rules.names.is_empty() {
+            // Where no rule marks anything, packets need not be judged.
+            let marks = resolved.rules.iter().any(|rule| rule.action != kernel::Action::Never);
+            let generation = marker.set_rules(if marks { &resolved.rules } else { &[] })?;
+            let names = resolved.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
+            self.rules.names.push_front((generation, names));
+            self.rules.names.truncate(2);
+            let before = std::mem::replace(&mut self.rules.resolved, resolved).rules;
+            let same = self.rules.resolved.rules.iter().filter(|rule| before.contains(rule));
+            self.rules.unchanged = same.map(|rule| Arc::clone(&rule.name)).collect();
         }
-        // Where no rule marks anything, packets need not be judged.
-        let marks = resolved.rules.iter().any(|rule| rule.action != kernel::Action::Never);
-        let generation = marker.set_rules(if marks { &resolved.rules } else { &[] })?;
-        let names = resolved.rules.iter().map(|rule| Arc::clone(&rule.name)).collect();
-        self.rules.names.push_front((generation, names));
-        self.rules.names.truncate(2);
-        let before = std::mem::replace(&mut self.rules.resolved, resolved).rules;
-        let same = self.rules.resolved.rules.iter().filter(|rule| before.contains(rule));
-        self.rules.unchanged = same.map(|rule| Arc::clone(&rule.name)).collect();
+        // Also mark.strategy may be another.
         let overhead = u8::try_from(self.rules.overhead()).unwrap_or(u8::MAX);
         marker.set_overhead(overhead)?;
         Ok(changed)
