@@ -212,6 +212,11 @@ fn lossy_rows() -> Vec<Row> {
     })]
 }
 
+/// An emulated machine, which tells by FLOWTAG_BIN, acknowledges so slowly that few packets get as long as they could.
+fn large() -> usize {
+    if std::env::var_os("FLOWTAG_BIN").is_some() { 3000 } else { 30_000 }
+}
+
 fn tcp_rows() -> Vec<Row> {
     use Via::{Offloads, Plain, Router, Tun};
     vec![
@@ -224,7 +229,7 @@ fn tcp_rows() -> Vec<Row> {
             "TCP: 64 KB at a time, unsegmented",
             Offloads,
             |t| t.stream(1 << 20),
-            |e| e.some(&e.there, "a packet that the device is to cut", |p| p.sent() > 30_000),
+            |e| e.some(&e.there, "a packet that the device is to cut", |p| p.sent() > large()),
         ),
         row("TCP: FIN", Plain, |t| t.say(b"bye"), |e| e.some(&e.there, "FIN", |p| p.has(TcpFlags::FIN))),
         row(
