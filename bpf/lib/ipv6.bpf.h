@@ -25,9 +25,8 @@ enum met {
 	MET_FRAGMENT = 1,	/* a fragment header of a packet in several fragments */
 	MET_LATER_FRAGMENT = 2, /* … that is not the first: no ports in it */
 	MET_AUTH = 4,		/* an authentication header */
-	MET_SEALED = 8,		/* … around the IPv6 header that is written */
+	MET_AUTH_AROUND = 8,	/* … around another IPv6 header */
 	MET_IN_FRAGMENT = 16,	/* a fragment header around the IPv6 header that is written */
-	MET_AUTH_AROUND = 64,	/* an authentication header around another IPv6 header */
 	MET_AROUND = 32,	/* a fragment header around another IPv6 header, whose addresses are the key's */
 };
 

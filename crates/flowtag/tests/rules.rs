@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::cli;
 use common::daemon::Daemon;
-use common::hosts::{Hosts, Path, Seen, between, hooks, seen, tag, transfer, without_kernel_labels};
+use common::hosts::{Hosts, Path, Seen, between, hooks, seen, tag, transfer};
 use flowtag_testbed::{Captured, Process, WAIT, checked, require_root, wait_until};
 use flowtag_wire::firefly::State;
 use flowtag_wire::{Firefly, FlowLabel, Tag};
@@ -30,14 +30,6 @@ fn config_with(mark: &str, rest: &str) -> String {
     format!("[mark]\ninterfaces = [\"eth*\"]\npin = \"\"\n{mark}\n{rest}")
 }
 
-/// Two hosts on which a packet that nobody marked has label 0.
-fn hosts(name: &str) -> Hosts {
-    let hosts = Hosts::new(name);
-    without_kernel_labels(&hosts.a);
-    without_kernel_labels(&hosts.b);
-    hosts
-}
-
 /// What a label says: nothing if it is 0.
 #[track_caller]
 fn meaning(label: FlowLabel) -> Option<Tag> {
@@ -49,14 +41,7 @@ fn meaning(label: FlowLabel) -> Option<Tag> {
 /// What all of these packets say.
 #[track_caller]
 fn said(packets: &[Seen]) -> Option<Tag> {
-    // The last ACK of a connection comes from TIME_WAIT, which has no socket and so no owner: where another CPU than that of the
-    // connection sends it, it has no label at all.
-    let last = packets.iter().filter_map(|p| p.seq).max();
-    let from_time_wait = |p: &&Seen| {
-        p.payload == 0 && p.seq.is_some() && p.seq == last && p.label.map(FlowLabel::value) == Some(0)
-    };
-    let all: BTreeSet<FlowLabel> =
-        packets.iter().filter(|p| !from_time_wait(p)).filter_map(|p| p.label).collect();
+    let all: BTreeSet<FlowLabel> = packets.iter().filter_map(|p| p.label).collect();
     assert_eq!(all.len(), 1, "one label on {} packets, not {all:?}", packets.len());
     meaning(*all.first().expect("one"))
 }
@@ -188,7 +173,7 @@ fn talk(what: &str, address: SocketAddr) {
 #[test]
 fn ports_prefixes_protocols_interfaces_and_order_choose_the_rule() {
     require_root!();
-    let hosts = hosts("rule-table");
+    let hosts = Hosts::unlabelled("rule-table");
     let second = hosts.bed.link(&hosts.a, "eth1", &hosts.b, "eth1").expect("a second link");
     for address in ["fd00:f9::9", "fd00:f9:0:1::9"] {
         hosts.b.add_address("lo", &format!("{address}/128")).expect("an address");
@@ -290,7 +275,7 @@ const RULE_TABLE: &str = r#"
 #[test]
 fn a_user_is_told_by_number_and_by_name() {
     require_root!();
-    let hosts = hosts("rule-user");
+    let hosts = Hosts::unlabelled("rule-user");
     let rules = "[[rules]]\nuser = [54321]\ntag = \"3/14\"\n[[rules]]\nuser = \"root\"\ntag = \"2/9\"\n";
     let _daemon = hosts.daemon(&config(rules));
     let captured = while_captured(&hosts, || {
@@ -350,7 +335,7 @@ impl Drop for Cgroup {
 #[test]
 fn a_cgroup_is_told_by_its_unit_or_its_path_and_means_all_below_it() {
     require_root!();
-    let hosts = hosts("rule-cgroup");
+    let hosts = Hosts::unlabelled("rule-cgroup");
     let [by_unit, by_path, other] = ["unit", "path", "other"].map(|w| Cgroup::new(&Cgroup::unit(w)));
     let (unit_below, path_below) = (by_unit.below("worker"), by_path.below("worker"));
     let rules = format!(
@@ -384,7 +369,7 @@ fn a_cgroup_is_told_by_its_unit_or_its_path_and_means_all_below_it() {
 #[test]
 fn a_service_that_starts_later_is_found() {
     require_root!();
-    let hosts = hosts("rule-late");
+    let hosts = Hosts::unlabelled("rule-late");
     let unit = Cgroup::unit("late");
     let _daemon = hosts.daemon(&config(&format!("[[rules]]\ncgroup = \"{unit}\"\ntag = \"3/14\"\n")));
     // The second has another id than the first, as after a restart of the service.
@@ -404,7 +389,7 @@ fn a_service_that_starts_later_is_found() {
 #[test]
 fn a_process_is_told_by_its_name() {
     require_root!();
-    let hosts = hosts("rule-process");
+    let hosts = Hosts::unlabelled("rule-process");
     let rules = "[[rules]]\nprocess = [\"iperf3\", \"xrootd\"]\ntag = \"3/14\"\n";
     let _daemon = hosts.daemon(&config(rules));
     let captured = while_captured(&hosts, || {
@@ -438,7 +423,7 @@ fn a_process_is_told_by_its_name() {
 #[test]
 fn the_accepting_side_is_marked_from_its_syn_ack_on() {
     require_root!();
-    let hosts = hosts("rule-accept");
+    let hosts = Hosts::unlabelled("rule-accept");
     let unit = Cgroup::unit("accept");
     let cgroup = Cgroup::new(&unit);
     let rules = format!(
@@ -483,7 +468,7 @@ fn the_whole_connection_is_marked_from_its_syn_to_its_last_packet() {
     require_root!();
     for hook in hooks() {
         println!("FEATURE rules hook={hook}");
-        let hosts = hosts("rule-syn");
+        let hosts = Hosts::unlabelled("rule-syn");
         let mark = format!("exclude_private = false\nhook = \"{hook}\"");
         let _daemon = hosts.daemon(&config_with(&mark, "[[rules]]\nremote_port = 5201\ntag = \"3/14\"\n"));
         let captured = while_captured(&hosts, || {
@@ -499,10 +484,32 @@ fn the_whole_connection_is_marked_from_its_syn_to_its_last_packet() {
     }
 }
 
+/// In TIME_WAIT there is no socket that could tell the owner, and what was found before is judged anew after a change.
+#[test]
+fn what_a_connection_sends_when_its_socket_is_gone_has_its_tag() {
+    require_root!();
+    let hosts = Hosts::unlabelled("rule-late");
+    let daemon = hosts.daemon(&config("[[rules]]\nuser = 0\nprotocol = \"tcp\"\ntag = \"3/14\"\n"));
+    let captured = while_captured(&hosts, || {
+        let (client, mut server) = hosts.connect(40000, 5201);
+        drop(client);
+        assert_eq!(server.read(&mut [0; 1]).expect("the FIN"), 0);
+        wait_until("the flow to end", WAIT, || {
+            Ok(cli::ok(&daemon, &["flow", "list", "--json"]).is_empty().then_some(()))
+        })
+        .expect("its socket closed");
+        cli::ok(&daemon, &["rule", "add", "--name", "other", "--remote-port", "9", "--tag", "2/9"]);
+        drop(server);
+    });
+    let packets = between(&seen(&captured), hosts.src(40000), hosts.dst(5201));
+    assert!(packets.len() >= 4, "SYN, ACK, FIN, and the ACK of the other FIN: {} packets", packets.len());
+    assert_eq!(said(&packets), Some(tag(3, 14)));
+}
+
 #[test]
 fn one_of_several_tags_or_any_is_chosen_per_flow_and_stays() {
     require_root!();
-    let hosts = hosts("rule-choice");
+    let hosts = Hosts::unlabelled("rule-choice");
     let rules = r#"
         [outputs.firefly]
         enabled = false
@@ -533,7 +540,7 @@ fn one_of_several_tags_or_any_is_chosen_per_flow_and_stays() {
 #[test]
 fn private_traffic_is_left_alone_unless_it_is_announced() {
     require_root!();
-    let hosts = hosts("rule-private");
+    let hosts = Hosts::unlabelled("rule-private");
     hosts.a.add_address("eth0", "2001:db8:f1::1/64").expect("an address");
     hosts.b.add_address("eth0", "2001:db8:f1::2/64").expect("an address");
     let daemon = hosts.daemon(&config_with("", "[[rules]]\nname = \"everything\"\ntag = \"3/14\"\n"));
@@ -556,7 +563,7 @@ fn private_traffic_is_left_alone_unless_it_is_announced() {
 #[test]
 fn what_no_rule_matches_gets_the_default_of_its_interface() {
     require_root!();
-    let hosts = hosts("rule-default");
+    let hosts = Hosts::unlabelled("rule-default");
     let rules = "[mark.defaults]\neth0 = \"cms/default\"\n[[rules]]\nremote_port = 6001\ntag = \"3/14\"\n\
                  [[rules]]\nremote_port = 6002\ntag = \"never\"\n";
     let _daemon = hosts.daemon(&config(rules));
@@ -603,7 +610,7 @@ fn ends(firefly: &Firefly) -> BTreeSet<String> {
 #[test]
 fn start_and_end_are_reported_of_a_connection_that_nobody_announced() {
     require_root!();
-    let hosts = hosts("rule-firefly");
+    let hosts = Hosts::unlabelled("rule-firefly");
     let collector = Collector::new(&hosts);
     // The daemon's own datagrams match it, too, and must not be reported.
     let _daemon = hosts.daemon(&config("[[rules]]\nname = \"everything\"\ntag = \"cms/Analysis Input\"\n"));
@@ -627,7 +634,7 @@ fn start_and_end_are_reported_of_a_connection_that_nobody_announced() {
 #[test]
 fn sockets_that_were_open_before_the_daemon_are_found() {
     require_root!();
-    let hosts = hosts("rule-open");
+    let hosts = Hosts::unlabelled("rule-open");
     let collector = Collector::new(&hosts);
     let mut connection = hosts.connect(40000, 5201);
     let _other = hosts.connect(40001, 5202);
@@ -649,7 +656,7 @@ fn sockets_that_were_open_before_the_daemon_are_found() {
 #[test]
 fn a_rule_is_added_shown_and_deleted_while_the_daemon_runs() {
     require_root!();
-    let hosts = hosts("rule-add");
+    let hosts = Hosts::unlabelled("rule-add");
     let daemon =
         hosts.daemon(&config("[[rules]]\nname = \"configured\"\nremote_port = 6001\ntag = \"2/9\"\n"));
     let say = |port: u16, to: u16| {
@@ -695,7 +702,7 @@ fn a_rule_is_added_shown_and_deleted_while_the_daemon_runs() {
 #[test]
 fn rules_of_the_api_outlive_the_daemon() {
     require_root!();
-    let hosts = hosts("rule-kept");
+    let hosts = Hosts::unlabelled("rule-kept");
     let daemon = hosts.daemon(&config(""));
     cli::ok(&daemon, &["rule", "add", "--name", "kept", "--remote-port", "6000", "--tag", "3/14"]);
     let daemon = Daemon::restart_with(daemon.kill(), &config(""), hosts.on_a());
@@ -732,7 +739,7 @@ impl Drop for Stop<'_> {
 #[test]
 fn no_packet_has_a_third_tag_while_rules_change() {
     require_root!();
-    let hosts = hosts("rule-load");
+    let hosts = Hosts::unlabelled("rule-load");
     let rules = |tag: &str| {
         let rule = |port: u16| format!("[[rules]]\nremote_port = {port}\ntag = \"{tag}\"\n");
         let quiet = "[outputs.firefly]\nenabled = false\n".to_owned();
@@ -791,7 +798,7 @@ fn no_packet_has_a_third_tag_while_rules_change() {
 #[test]
 fn a_reload_brings_and_takes_rules() {
     require_root!();
-    let hosts = hosts("rule-reload");
+    let hosts = Hosts::unlabelled("rule-reload");
     let mut daemon = hosts.daemon(&config(""));
     let path = Path::over(&hosts.link);
     let rules = "[[rules]]\nname = \"new\"\nremote_port = 6000\ntag = \"3/14\"\n";
@@ -812,7 +819,7 @@ fn a_reload_brings_and_takes_rules() {
 #[test]
 fn a_wrong_rule_is_refused_and_changes_nothing() {
     require_root!();
-    let hosts = hosts("rule-wrong");
+    let hosts = Hosts::unlabelled("rule-wrong");
     let daemon = hosts.daemon(&config("[[rules]]\nname = \"good\"\nremote_port = 6000\ntag = \"3/14\"\n"));
     for (args, hint) in [
         (&["rule", "add", "--name", "bad", "--tag", "900/1"][..], "900"),

@@ -18,7 +18,6 @@ use common::cli;
 use common::daemon::{Daemon, Dir, binary};
 use common::hosts::{
     Hosts, OnWire, Path, between, hooks, of_flow, on, on_wire, one_label, seen, tag, transfer,
-    without_kernel_labels,
 };
 use etherparse::PacketBuilder;
 use flowtag_kernel::af_packet::{ETH_P_NONE, PacketSocket};
@@ -41,14 +40,6 @@ const ALL: &str = "ip6";
 fn config(hook: &str, mark: &str, rest: &str) -> String {
     let always = "[mark]\ninterfaces = [\"eth*\"]\nexclude_private = false\n";
     format!("{always}hook = \"{hook}\"\n{mark}\n{rest}")
-}
-
-/// Two hosts on which a packet that nobody marked has label 0.
-fn hosts(name: &str) -> Hosts {
-    let hosts = Hosts::new(name);
-    without_kernel_labels(&hosts.a);
-    without_kernel_labels(&hosts.b);
-    hosts
 }
 
 /// The one label of some datagrams from a's socket to b.
@@ -177,7 +168,7 @@ fn a_stopped_daemon_leaves_marking_on_and_the_next_takes_the_flows_over() {
     require_root!();
     for hook in hooks() {
         println!("FEATURE marking goes on without a daemon hook={hook}");
-        let hosts = hosts("keep");
+        let hosts = Hosts::unlabelled("keep");
         let before = attached(&hosts);
         let collector = Collector::new(&hosts);
         let daemon = hosts.daemon(&config(hook, "", ""));
@@ -254,7 +245,7 @@ fn while_datagrams_go(hosts: &Hosts, port: u16, act: impl FnOnce()) -> Captured 
 fn no_packet_is_unmarked_across_a_restart_also_with_another_size_of_the_table() {
     require_root!();
     for hook in hooks() {
-        let hosts = hosts("resize");
+        let hosts = Hosts::unlabelled("resize");
         let sized = |max: u32| config(hook, "", &format!("[flows]\nmax = {max}\n"));
         let daemon = hosts.daemon(&sized(1000));
         let (src, dst) = (hosts.src(40000), hosts.dst(5201));
@@ -382,7 +373,7 @@ fn a_daemon_killed_at_any_moment_loses_no_byte_and_no_mark() {
     let strategy = Strategy::LABEL | Strategy::DESTINATION;
     for hook in hooks() {
         println!("FEATURE SIGKILL at any moment hook={hook}");
-        let hosts = hosts("kills");
+        let hosts = Hosts::unlabelled("kills");
         let rest =
             "[flows]\nmax = 100000\n[outputs.firefly]\nenabled = false\n[inputs.pipe]\nenabled = true\n";
         let toml = config(hook, &format!("strategy = \"{strategy}\""), rest);
@@ -458,7 +449,7 @@ fn detach_takes_everything_out_of_the_kernel() {
     require_root!();
     for hook in hooks() {
         for killed in [false, true] {
-            let hosts = hosts("detach");
+            let hosts = Hosts::unlabelled("detach");
             let before = attached(&hosts);
             let daemon = hosts.daemon(&config(hook, "", ""));
             let socket = hosts.udp(40000);
@@ -488,7 +479,7 @@ fn detach_takes_everything_out_of_the_kernel() {
 fn a_daemon_that_is_to_detach_leaves_nothing() {
     require_root!();
     for hook in hooks() {
-        let hosts = hosts("leave");
+        let hosts = Hosts::unlabelled("leave");
         let before = attached(&hosts);
         let toml = config(hook, "on_stop = \"detach\"", "");
         let daemon = hosts.daemon(&toml);
@@ -511,7 +502,7 @@ fn a_daemon_that_is_to_detach_leaves_nothing() {
 fn a_connection_that_closed_while_no_daemon_ran_is_ended_by_the_next() {
     require_root!();
     let hook = hooks()[0];
-    let hosts = hosts("closed");
+    let hosts = Hosts::unlabelled("closed");
     let collector = Collector::new(&hosts);
     let daemon = hosts.daemon(&config(hook, "", ""));
     let (gone, stays) = (hosts.connect(40000, 5201), hosts.connect(40001, 5202));
@@ -542,7 +533,7 @@ fn a_connection_that_closed_while_no_daemon_ran_is_ended_by_the_next() {
 #[test]
 fn two_daemons_cannot_share_a_directory_of_pins() {
     require_root!();
-    let hosts = hosts("shared");
+    let hosts = Hosts::unlabelled("shared");
     let daemon = hosts.daemon(&config("auto", "", ""));
     let pin = daemon.pin().to_str().expect("readable").to_owned();
     let other = Dir::new();
@@ -572,7 +563,7 @@ fn rules_go_on_without_a_daemon_and_the_next_one_tells_of_it() {
     require_root!();
     for hook in hooks() {
         println!("FEATURE rules without a daemon hook={hook}");
-        let hosts = hosts("rules");
+        let hosts = Hosts::unlabelled("rules");
         let collector = Collector::new(&hosts);
         let toml = config(hook, "", RULE);
         let dir = hosts.daemon(&toml).leave();
@@ -622,7 +613,7 @@ fn rules_go_on_without_a_daemon_and_the_next_one_tells_of_it() {
 #[test]
 fn short_connections_that_a_rule_found_have_all_ended() {
     require_root!();
-    let hosts = hosts("short");
+    let hosts = Hosts::unlabelled("short");
     let daemon = hosts.daemon(&config(hooks()[0], "", RULE));
     let dst = hosts.dst(5201);
     let listener = hosts.b.run(|| common::hosts::listen(dst)).expect("host b");
@@ -648,7 +639,7 @@ fn a_rule_for_a_process_goes_on_without_a_daemon() {
     require_root!();
     let rule = "[[rules]]\nname = \"mine\"\nprocess = [\"survivor\"]\ntag = \"cms/Analysis Input\"\n";
     for hook in hooks() {
-        let hosts = hosts("process");
+        let hosts = Hosts::unlabelled("process");
         let toml = config(hook, "", rule);
         let daemon = hosts.daemon(&toml);
         let on_a = |name: &str, what: &(dyn Fn() -> TcpListener + Sync)| {
@@ -698,7 +689,7 @@ fn assert_marked_from(hosts: &Hosts, listeners: &mut [(TcpListener, u16, bool)],
 #[test]
 fn a_socket_of_another_host_with_the_same_addresses_does_not_end_a_flow() {
     require_root!();
-    let (hosts, twins) = (hosts("one"), hosts("twin"));
+    let (hosts, twins) = (Hosts::unlabelled("one"), Hosts::unlabelled("twin"));
     assert_eq!(hosts.src(40000), twins.src(40000), "beds have the same addresses");
     let daemon = hosts.daemon(&config(hooks()[0], "", RULE));
     let [_own, own_later] = [hosts.connect(40000, 5201), hosts.connect(40001, 5202)];
@@ -732,7 +723,7 @@ fn a_router_hears_of_the_end_of_a_connection_from_this_machine() {
 #[test]
 fn connections_that_never_come_about_are_no_flows() {
     require_root!();
-    let hosts = hosts("knock");
+    let hosts = Hosts::unlabelled("knock");
     let daemon = hosts.daemon(&config(hooks()[0], "", RULE));
     let to = hosts.src(7000);
     let listener = hosts.a.run(|| common::hosts::listen(to)).expect("host a");

@@ -200,6 +200,6 @@ impl State {
     }
 }
 
-pub(crate) fn kernel_key(key: &FlowKey) -> Key {
+fn kernel_key(key: &FlowKey) -> Key {
     Key { protocol: key.protocol, local: key.local, remote: key.remote }
 }

@@ -9,6 +9,7 @@ use super::throttle::chain;
 
 /// How long the reader waits before it looks whether the daemon still runs.
 const WAIT: Duration = Duration::from_millis(200);
+
 /// Hands what the programs tell to the core, until it stops.
 pub(crate) fn follow(core: Core, events: Events) {
     let runtime = tokio::runtime::Handle::current();

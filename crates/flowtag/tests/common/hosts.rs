@@ -40,6 +40,13 @@ pub fn listen(at: SocketAddr) -> TcpListener {
 }
 
 impl Hosts {
+    /// As [`Self::new`], and a packet that nobody marked has label 0.
+    pub fn unlabelled(name: &str) -> Self {
+        let hosts = Self::new(name);
+        [&hosts.a, &hosts.b].into_iter().for_each(without_kernel_labels);
+        hosts
+    }
+
     pub fn new(name: &str) -> Self {
         let bed = Testbed::new(name).expect("a testbed");
         let (a, b) = (bed.host("a").expect("host a"), bed.host("b").expect("host b"));
@@ -352,7 +359,7 @@ pub fn counter(host: &Host, name: &str) -> u64 {
 }
 
 /// Lets go of the kernel's own flow labels: what nobody marked has label 0.
-pub fn without_kernel_labels(host: &Host) {
+fn without_kernel_labels(host: &Host) {
     host.set_sysctl("net/ipv6/auto_flowlabels", "0").expect("flow labels of the kernel");
 }
 

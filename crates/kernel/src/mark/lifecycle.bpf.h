@@ -31,13 +31,18 @@ int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
 	struct mark_event *event;
-	__u32 word = 0;
+	__u32 word, *told;
 
 	if (newstate != TCP_CLOSE || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
 		return 0;
 	key_of_socket(sk, &key);
-	if (bpf_map_delete_elem(&flowtag_told, &key) && word_of(&key, hash_of(&key), &word) != MARK_MARKED)
+	told = bpf_map_lookup_elem(&flowtag_told, &key);
+	if (told)
+		word = *told;
+	else if (word_of(&key, hash_of(&key), &word) != MARK_MARKED)
 		return 0;
+	bpf_map_delete_elem(&flowtag_told, &key);
+	bpf_map_update_elem(&flowtag_closed, &key, &word, BPF_ANY);
 	event = bpf_ringbuf_reserve(&flowtag_events, sizeof(*event), 0);
 	if (!event) {
 		count_lost(MARK_LOST_EVENTS);

@@ -97,6 +97,15 @@ struct {
 	__type(value, __u32);
 } flowtag_told SEC(".maps");
 
+/* Key: a connection whose socket closed. What its packets carry: some are yet to be sent, in TIME_WAIT, where nothing tells
+ * the owner. Written and read by the programs; the oldest are forgotten first. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, MARK_MAX_TOLD);
+	__type(key, struct mark_key);
+	__type(value, __u32);
+} flowtag_closed SEC(".maps");
+
 /* Key: enum mark_lost. What could not be told or counted. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);

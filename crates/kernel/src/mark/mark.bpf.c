@@ -75,8 +75,6 @@ static __noinline int find_transport(struct __sk_buff *skb, struct packet *p, bo
 		if (c.met & MET_AUTH)
 			c.met |= MET_AUTH_AROUND;
 		if (inner_header) {
-			if (c.met & MET_AUTH)
-				c.met |= MET_SEALED;
 			if (c.met & MET_FRAGMENT) /* which is then no matter of the header that is written */
 				c.met = (c.met & ~(MET_FRAGMENT | MET_AROUND)) | MET_IN_FRAGMENT;
 			p->l3 = c.off;
@@ -242,7 +240,7 @@ static __always_inline int write(struct __sk_buff *skb, const struct mark_interf
 {
 	__be32 word0;
 
-	if (p->met & MET_SEALED)
+	if (unlikely(p->met & MET_AUTH_AROUND && p->l3 != p->outer))
 		return MARK_PROTECTED;
 	if (unlikely(word & (MARK_WORD_IN_DESTINATION | MARK_WORD_IN_HOP_BY_HOP)))
 		return set_aside(p) ? write_options(skb, word, iface->mtu) : MARK_WRITE_FAILED;

@@ -229,7 +229,6 @@ __noinline int write_options(struct __sk_buff *skb, __u32 word, __u32 mtu)
 {
 	struct scratch *s = scratch();
 	const struct packet *p;
-
 	struct place hop = {}, dest = {};
 	bool in_hop, in_dest;
 	__be16 payload_len;

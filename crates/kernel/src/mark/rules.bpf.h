@@ -385,6 +385,7 @@ __noinline __u64 by_rules(struct __sk_buff *skb)
 	const struct mark_rules *rules = bpf_map_lookup_elem(&flowtag_rules, &zero);
 	struct scratch *s = scratch();
 	struct mark_recent *recent;
+	__u32 *closed = NULL;
 	__u64 socket;
 	int rule;
 
@@ -398,6 +399,10 @@ __noinline __u64 by_rules(struct __sk_buff *skb)
 	if (recent->generation == generation && is_same_key(&recent->key, &s->p.key) &&
 	    is_of_socket(recent->socket, socket, s->p.key.protocol) && !is_syn(skb, &s->p))
 		return (__u64)recent->word << 32 | recent->verdict;
+	if (!is_of_connection(skb, s->p.key.protocol) && !is_syn(skb, &s->p))
+		closed = bpf_map_lookup_elem(&flowtag_closed, &s->p.key);
+	if (closed)
+		return (__u64)*closed << 32 | MARK_MARKED;
 	rule = match(skb, generation & 1);
 	word = rule < 0 ? 0 : word_by_rule(generation & 1, rule);
 	recent->key = s->p.key;
