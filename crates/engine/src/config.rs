@@ -42,6 +42,9 @@ pub struct Settings {
     /// Where the tag is written on flows whose announcement does not say. Flows that are known when it changes keep
     /// theirs. Default: the flow label.
     pub strategy: Strategy,
+    /// How often an `Ongoing` report is made of each flow, counted from its start. `None`: only of flows that ask for it.
+    /// Default: none.
+    pub report_every: Option<Duration>,
     /// Which flows are firefly traffic and so never flows of their own.
     pub guard: Guard,
 }
@@ -52,6 +55,7 @@ impl Default for Settings {
             max_flows: 100_000,
             idle_limit: Some(Duration::from_secs(3600)),
             strategy: Strategy::LABEL,
+            report_every: None,
             guard: Guard::default(),
         }
     }

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use flowtag_wire::firefly::Firefly;
 use flowtag_wire::{Endpoint, FiveTuple, FlowLabel, Strategy, Tag};
 use jiff::Timestamp;
 
@@ -14,7 +15,7 @@ use crate::flow::{FlowId, FlowView};
 use crate::key::FlowKey;
 
 /// The engine's answer to one event.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[must_use = "the effects are to be carried out, in order"]
 pub struct Reaction {
     /// What became of the event, for whoever sent it.
@@ -77,7 +78,7 @@ pub struct Mark {
 }
 
 /// One thing to do. The large ones are behind pointers, because a tick makes thousands at a time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// Put `mark` on the packets of `key`, in place of the mark that they may have, and notice when they pass.
     /// IPv4 packets cannot be marked and are only noticed.
@@ -136,7 +137,7 @@ pub enum ReportState {
 /// collector that adds up flows or bytes per tag then stays balanced, and the spans of one flow do not overlap.
 /// The first of these ENDs carries no usage, because nobody measured it. The last carries what the announcer said,
 /// which may be the bytes of the whole connection: counted once, under the tag that was known last.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// Which firefly.
     pub state: ReportState,
@@ -160,6 +161,8 @@ pub struct Report {
     pub source: Source,
     /// What the flow carried, if an END said so.
     pub usage: Option<Usage>,
+    /// The firefly that this report follows from, if it does.
+    pub firefly: Option<Arc<Firefly>>,
 }
 
 /// What changed in the table.

@@ -26,9 +26,10 @@ use jiff::Timestamp;
 use crate::config::{Config, Settings};
 use crate::counters::Counters;
 use crate::effect::{ChangeKind, Effect, EndReason, Mark, Outcome, Reaction, Rejection, Report, ReportState};
-use crate::event::{Announcement, End, Event, Selector, Usage};
+use crate::event::{Announcement, End, Event, Selector};
 use crate::flow::{Flow, FlowId, FlowView, Marking};
 use crate::key::{FlowKey, Pair};
+use crate::later;
 use crate::table::Table;
 
 /// How long the answer to a [`Effect::Probe`] may take before the kernel is asked again.
@@ -160,11 +161,6 @@ impl Engine {
         self.table.iter().map(Flow::view)
     }
 
-    /// An `Ongoing` report of every flow, for outputs that repeat them at intervals.
-    pub fn ongoing_reports(&self, now: Timestamp) -> impl Iterator<Item = Report> {
-        self.table.iter().map(move |flow| flow.report(ReportState::Ongoing, now))
-    }
-
     /// What the kernel holds if it carried out every effect.
     pub fn expected_marks(&self) -> impl Iterator<Item = (FlowKey, Mark)> {
         self.table.iter().filter_map(Flow::mark)
@@ -252,7 +248,7 @@ impl Engine {
     fn start(
         &mut self,
         now: Timestamp,
-        what: Announcement,
+        mut what: Announcement,
         origin: Origin,
         effects: &mut Vec<Effect>,
     ) -> Outcome {
@@ -261,16 +257,17 @@ impl Engine {
             self.counters.rejected_full += 1;
             return Outcome::Rejected(Rejection::TableFull { max });
         }
+        let firefly = what.firefly.take();
         let flow = self.new_flow(now, what, origin);
         let id = flow.id;
         effects.extend(flow.mark_effect());
         if origin != Origin::Adopted {
-            effects.push(flow.report(ReportState::Start, now).into());
+            effects.push(Report { firefly, ..flow.report(ReportState::Start, now) }.into());
         }
         effects.push(flow.change(now, ChangeKind::Started).into());
-        let deadline = deadline(&flow, self.settings.idle_limit);
+        let alarm = alarm(&flow, &self.settings);
         self.table.insert(flow);
-        self.table.set_alarm(id, deadline);
+        self.table.set_alarm(id, alarm);
         self.counters.started += 1;
         self.counters.adopted += u64::from(origin == Origin::Announced(ReportState::Ongoing));
         self.counters.taken_over += u64::from(origin == Origin::Adopted);
@@ -278,7 +275,7 @@ impl Engine {
     }
 
     fn new_flow(&mut self, now: Timestamp, what: Announcement, origin: Origin) -> Flow {
-        Flow {
+        let mut flow = Flow {
             id: self.table.next_id(),
             turned: FlowKey::orient(&what.flow, &self.local) != what.flow.into(),
             announced: what.flow,
@@ -287,6 +284,7 @@ impl Engine {
             strategy: what.strategy.unwrap_or(self.settings.strategy),
             start_time: what.start_time.unwrap_or(now),
             last_activity: now,
+            reported: now,
             application: what.application,
             source: what.source,
             found: origin == Origin::Adopted || what.rule.is_some(),
@@ -296,7 +294,9 @@ impl Engine {
             awaiting: false,
             alarm: None,
             seldom: None,
-        }
+        };
+        flow.set_report_every(what.report_every);
+        flow
     }
 
     fn announce_again(
@@ -322,8 +322,8 @@ impl Engine {
         } else {
             retag(flow, now, what, effects);
         }
-        let deadline = deadline(flow, self.settings.idle_limit);
-        self.table.wake_by(id, deadline);
+        let alarm = alarm(flow, &self.settings);
+        self.table.wake_by(id, alarm);
         self.counters.mark_retried += u64::from(retried);
         if same {
             self.counters.refreshed += 1;
@@ -346,7 +346,7 @@ impl Engine {
         self.counters.ended += 1;
         let reason = EndReason::Requested { by: end.source };
         let end_time = end.end_time.or(flow.closed()).unwrap_or(now);
-        finish(&flow, now, end_time, end.usage, reason, effects);
+        finish(&flow, now, end_time, Some(end), reason, effects);
         Outcome::Ended(flow.id)
     }
 
@@ -371,8 +371,8 @@ impl Engine {
         if flow.found {
             return self.expire(now, id, effects);
         }
-        let deadline = deadline(flow, self.settings.idle_limit);
-        self.table.wake_by(id, deadline);
+        let alarm = alarm(flow, &self.settings);
+        self.table.wake_by(id, alarm);
         Outcome::Done
     }
 
@@ -388,15 +388,18 @@ impl Engine {
     /// Looks at a flow whose alarm went off: too early, to be asked about, or over.
     fn look_at(&mut self, now: Timestamp, id: FlowId, effects: &mut Vec<Effect>) {
         let Some(flow) = self.table.get_mut(id) else { return };
-        let deadline = deadline(flow, self.settings.idle_limit);
         flow.awaiting = false;
-        if deadline.is_none_or(|at| at > now) {
-            self.table.set_alarm(id, deadline);
+        report_if_due(flow, now, self.settings.report_every, effects);
+        if deadline(flow, self.settings.idle_limit).is_none_or(|at| at > now) {
+            let alarm = alarm(flow, &self.settings);
+            self.table.set_alarm(id, alarm);
         } else if flow.marking != Marking::TableFull && flow.closed().is_none() {
             flow.awaiting = true;
             effects.push(Effect::Probe { key: flow.key() });
             self.counters.probes += 1;
-            self.table.set_alarm(id, Some(later(now, PROBE_RETRY)));
+            let report = flow.next_report(self.settings.report_every);
+            let alarm = report.unwrap_or(Timestamp::MAX).min(later(now, PROBE_RETRY));
+            self.table.set_alarm(id, Some(alarm));
         } else {
             self.expire(now, id, effects);
         }
@@ -418,11 +421,11 @@ impl Engine {
         if flow.key() != *key || !std::mem::take(&mut flow.awaiting) {
             return Outcome::Done;
         }
-        let deadline = deadline(flow, self.settings.idle_limit);
-        if deadline.is_some_and(|at| at <= now) {
+        if deadline(flow, self.settings.idle_limit).is_some_and(|at| at <= now) {
             return self.expire(now, id, effects);
         }
-        self.table.set_alarm(id, deadline);
+        let alarm = alarm(flow, &self.settings);
+        self.table.set_alarm(id, alarm);
         Outcome::Done
     }
 
@@ -457,7 +460,8 @@ impl Engine {
 
     fn configure(&mut self, settings: Settings) -> Outcome {
         let old = std::mem::replace(&mut self.settings, settings);
-        if old.idle_limit != self.settings.idle_limit {
+        let timing = |settings: &Settings| (settings.idle_limit, settings.report_every);
+        if timing(&old) != timing(&self.settings) {
             self.rearm();
         }
         Outcome::Done
@@ -473,6 +477,7 @@ impl Engine {
         self.counters.clock_steps += 1;
         for flow in self.table.iter_mut() {
             flow.last_activity = flow.last_activity.min(now);
+            flow.reported = flow.reported.min(now);
             if let Some(closed) = flow.closed() {
                 flow.close(closed.min(now));
             }
@@ -481,8 +486,7 @@ impl Engine {
     }
 
     fn rearm(&mut self) {
-        let limit = self.settings.idle_limit;
-        self.table.rearm(|flow| deadline(flow, limit));
+        self.table.rearm(|flow| alarm(flow, &self.settings));
     }
 
     fn cut(&mut self, name: Arc<str>) -> Arc<str> {
@@ -510,7 +514,7 @@ fn refresh(
         effects.extend(flow.mark_effect());
     }
     if state == ReportState::Ongoing {
-        effects.push(flow.report(ReportState::Ongoing, now).into());
+        effects.push(Report { firefly: what.firefly, ..flow.report(ReportState::Ongoing, now) }.into());
     }
     if changed {
         effects.push(flow.change(now, ChangeKind::Updated).into());
@@ -526,7 +530,7 @@ fn retag(flow: &mut Flow, now: Timestamp, what: Announcement, effects: &mut Vec<
     flow.application = what.application.or(flow.application.take());
     effects.extend(flow.mark_effect());
     effects.push(end.into());
-    effects.push(flow.report(ReportState::Start, now).into());
+    effects.push(Report { firefly: what.firefly, ..flow.report(ReportState::Start, now) }.into());
     effects.push(flow.change(now, ChangeKind::Updated).into());
 }
 
@@ -555,15 +559,34 @@ fn finish(
     flow: &Flow,
     now: Timestamp,
     end_time: Timestamp,
-    usage: Option<Usage>,
+    told: Option<&End>,
     reason: EndReason,
     effects: &mut Vec<Effect>,
 ) {
     effects.extend(flow.unmark_effect());
-    let report = flow.end_report(now, end_time, usage);
+    let report = Report {
+        firefly: told.and_then(|end| end.firefly.clone()),
+        ..flow.end_report(now, end_time, told.and_then(|end| end.usage))
+    };
     let at = report.end_time.unwrap_or(end_time);
     effects.push(report.into());
     effects.push(flow.change(at, ChangeKind::Ended(reason)).into());
+}
+
+/// The periodic report of a flow, if it is time. One that is late by more than its period is made once.
+fn report_if_due(flow: &mut Flow, now: Timestamp, usual: Option<Duration>, effects: &mut Vec<Effect>) {
+    let Some(due) = flow.next_report(usual).filter(|at| *at <= now) else { return };
+    flow.reported = due;
+    if flow.next_report(usual).is_some_and(|next| next <= now) {
+        flow.reported = now;
+    }
+    effects.push(flow.report(ReportState::Ongoing, now).into());
+}
+
+/// When a tick has to look at a flow: when it may be over, or a report of it is due.
+fn alarm(flow: &Flow, settings: &Settings) -> Option<Timestamp> {
+    let moments = [deadline(flow, settings.idle_limit), flow.next_report(settings.report_every)];
+    moments.into_iter().flatten().min()
 }
 
 /// When a flow is over if nothing more is heard or seen of it: some time after its socket closed, otherwise when it
@@ -574,9 +597,4 @@ fn deadline(flow: &Flow, limit: Option<Duration>) -> Option<Timestamp> {
     }
     let limit = [limit, flow.idle_limit].into_iter().flatten().min()?;
     Some(later(flow.last_activity, limit))
-}
-
-/// `at + by`, or the end of time where that is later.
-fn later(at: Timestamp, by: Duration) -> Timestamp {
-    at.checked_add(by).unwrap_or(Timestamp::MAX)
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flowtag_wire::firefly::Firefly;
 use flowtag_wire::{FiveTuple, Strategy, Tag};
 use jiff::Timestamp;
 
@@ -29,7 +30,7 @@ impl fmt::Display for Source {
 }
 
 /// Somebody names a flow and says whose it is: a program, or a rule that its first packet matched.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Announcement {
     /// The flow, source and destination as the announcer sees them. Reports keep this orientation.
     pub flow: FiveTuple,
@@ -47,6 +48,12 @@ pub struct Announcement {
     pub start_time: Option<Timestamp>,
     /// The program that moves the data, for fireflies. Cut to [`crate::MAX_APPLICATION`] bytes.
     pub application: Option<Arc<str>>,
+    /// How often an `Ongoing` report is wanted of this flow. `None`: as announced before, for a new flow
+    /// [`Settings::report_every`].
+    pub report_every: Option<Duration>,
+    /// The firefly that says so, for what it says beyond the fields above. Passed on with the report that follows from
+    /// this announcement, if one does, and not kept.
+    pub firefly: Option<Arc<Firefly>>,
     /// Who says so.
     pub source: Source,
 }
@@ -63,6 +70,8 @@ impl Announcement {
             idle_limit: None,
             start_time: None,
             application: None,
+            report_every: None,
+            firefly: None,
             source,
         }
     }
@@ -87,7 +96,7 @@ pub struct Usage {
 }
 
 /// A flow is over. Carries no tag: the flow keeps the one it has, because senders get the ids of an END wrong.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct End {
     /// The flow that is over.
     pub which: Selector,
@@ -95,6 +104,8 @@ pub struct End {
     pub end_time: Option<Timestamp>,
     /// What it carried, if the announcer counted; passed on as said.
     pub usage: Option<Usage>,
+    /// The firefly that says so, for what it says beyond the fields above. Passed on with the report.
+    pub firefly: Option<Arc<Firefly>>,
     /// Who says so.
     pub source: Source,
 }
@@ -103,13 +114,13 @@ impl End {
     /// `which` ends now, and nobody counted its bytes.
     #[must_use]
     pub const fn new(which: Selector, source: Source) -> Self {
-        Self { which, end_time: None, usage: None, source }
+        Self { which, end_time: None, usage: None, firefly: None, source }
     }
 }
 
 /// What the engine is told. The order of events is the order of calls; `now` only measures idle times and fills
 /// in times that nobody gave.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// A flow begins. Said of a known flow, it is a refresh or a new tag.
     Start(Announcement),

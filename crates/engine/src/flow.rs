@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::effect::{Change, ChangeKind, Effect, Mark, Report, ReportState};
 use crate::event::{Announcement, Source, Usage};
 use crate::key::FlowKey;
+use crate::later;
 
 /// The number of a flow: 1, 2, 3 … in order of start, never used twice while the engine lives, unknown to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -127,6 +128,8 @@ pub(crate) struct Flow {
     pub(crate) strategy: Strategy,
     pub(crate) start_time: Timestamp,
     pub(crate) last_activity: Timestamp,
+    /// When the latest periodic report was due; before the first, the start.
+    pub(crate) reported: Timestamp,
     pub(crate) application: Option<Arc<str>>,
     pub(crate) source: Source,
     pub(crate) rule: Option<Arc<str>>,
@@ -149,6 +152,8 @@ pub(crate) struct Seldom {
     retagged: Option<Timestamp>,
     /// When its socket closed.
     closed: Option<Timestamp>,
+    /// Time between periodic reports, where the announcer asked for one.
+    report_every: Option<Duration>,
 }
 
 impl Flow {
@@ -203,10 +208,25 @@ impl Flow {
         }
     }
 
+    pub(crate) fn set_report_every(&mut self, period: Option<Duration>) {
+        if period.is_some() {
+            self.seldom.get_or_insert_default().report_every = period;
+        }
+    }
+
+    /// When the next periodic report is due, where `usual` is the time between those of flows that have none of their
+    /// own. None where there are none, and while a closed flow waits for its END.
+    pub(crate) fn next_report(&self, usual: Option<Duration>) -> Option<Timestamp> {
+        let own = self.seldom.as_ref().and_then(|seldom| seldom.report_every);
+        let period = own.or(usual).filter(|period| !period.is_zero() && self.closed().is_none())?;
+        Some(later(self.reported, period))
+    }
+
     /// Takes over what an announcement says beside tag and application. The first word about a flow that nobody
     /// announced replaces what its rule said; another one replaces what it names.
     pub(crate) fn learn(&mut self, what: &Announcement) {
         self.strategy = what.strategy.unwrap_or(self.strategy);
+        self.set_report_every(what.report_every);
         if self.found {
             self.found = what.rule.is_some();
             self.rule.clone_from(&what.rule);
@@ -253,6 +273,7 @@ impl Flow {
             application: self.application.clone(),
             source: self.source,
             usage: None,
+            firefly: None,
         }
     }
 

@@ -50,4 +50,13 @@ pub use engine::{CLOCK_STEP, CLOSE_GRACE, Engine, MAX_APPLICATION, MAX_PER_TICK,
 pub use event::{Announcement, End, Event, Selector, Source, Usage};
 pub use flow::{FlowId, FlowView, Marking};
 pub use key::FlowKey;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
 pub use registry::{Registry, RegistryError, ResolveError};
+
+/// `at + by`, or the end of time where that is later.
+fn later(at: Timestamp, by: Duration) -> Timestamp {
+    at.checked_add(by).unwrap_or(Timestamp::MAX)
+}

@@ -102,6 +102,7 @@ impl Dice {
             max_flows: [0, 5, 20, 1000][self.roll(4) as usize],
             idle_limit: self.chance(80).then(|| self.limit()),
             strategy: self.strategy(),
+            report_every: self.chance(30).then(|| self.limit()),
             guard: Guard { ports, collectors },
         }
     }
@@ -336,7 +337,8 @@ impl World {
         };
         let end_time = self.dice.chance(30).then(|| self.dice.around(self.now));
         let usage = self.dice.chance(50).then_some(Usage { sent: 1, received: 2 });
-        let reaction = self.tell(Event::End(End { which, end_time, usage, source: Source("pipe") }));
+        let reaction =
+            self.tell(Event::End(End { which, end_time, usage, firefly: None, source: Source("pipe") }));
         match self.known.get(&identity) {
             Some(known) => assert_eq!(reaction.outcome, Outcome::Ended(known.id)),
             None => assert_eq!(reaction.outcome, Outcome::UnknownFlow),

@@ -12,6 +12,7 @@ use flowtag_engine::{
     FlowKey, Guard, MAX_APPLICATION, MAX_PER_TICK, Mark, Marking, Outcome, PROBE_RETRY, Rejection, Report,
     ReportState, Selector, Settings, Source, Usage,
 };
+use flowtag_wire::firefly::{Firefly, State};
 use flowtag_wire::{Endpoint, FiveTuple, Protocol, Strategy, Tag};
 use jiff::Timestamp;
 
@@ -743,13 +744,10 @@ fn an_application_is_learned_late_and_kept() {
 }
 
 #[test]
-fn flows_are_listed_by_number_and_reported_on_request() {
+fn flows_are_listed_by_number() {
     let mut host = Host::new();
     let ids = [host.started(ipv4(), tag(3, 14)), host.started(outbound(), tag(2, 9))];
     assert_eq!(host.engine.iter().map(|flow| flow.id).collect::<Vec<_>>(), ids);
-    let reports: Vec<_> = host.engine.ongoing_reports(host.now).collect();
-    assert_eq!(reports.iter().map(|report| report.id).collect::<Vec<_>>(), ids);
-    assert!(reports.iter().all(|report| report.state == ReportState::Ongoing));
     let marks: Vec<_> = host.engine.expected_marks().collect();
     let label = host.engine.get(ids[1]).unwrap().label.unwrap();
     assert_eq!(marks[1..], [(key(HERE, THERE), Mark { label, strategy: Strategy::LABEL })]);
@@ -1066,4 +1064,58 @@ fn a_mark_that_cannot_be_adopted_is_taken_off() {
 fn reasons_have_names() {
     let names = [EndReason::Requested { by: API }, EndReason::Idle, EndReason::Closed].map(EndReason::name);
     assert_eq!(names, ["requested", "idle", "closed"]);
+}
+
+#[test]
+fn a_flow_is_reported_again_and_again_at_its_own_pace() {
+    let mut host =
+        Host::with(Settings { report_every: Some(MINUTE), ..Settings::default() }).lives_at(&[HERE]);
+    let usual = host.started(outbound(), tag(3, 14));
+    host.wait(MINUTE / 2);
+    let what = Announcement { report_every: Some(2 * MINUTE), ..Announcement::new(ipv4(), tag(2, 9), API) };
+    assert!(matches!(host.tell(Event::Start(what)), Outcome::Started(_)));
+    let mut told = Vec::new();
+    for _ in 0..8 {
+        host.wait(MINUTE / 2).tick();
+        told.extend(host.reports().iter().map(|r| (r.state, r.id == usual, r.current_time == host.now)));
+    }
+    let ongoing = |usual| (ReportState::Ongoing, usual, true);
+    assert_eq!(
+        told,
+        [ongoing(true), ongoing(true), ongoing(false), ongoing(true), ongoing(true), ongoing(false)]
+    );
+    host.end(outbound());
+    host.end(ipv4());
+    assert_eq!(host.engine.next_deadline(), None);
+}
+
+#[test]
+fn a_report_that_is_very_late_is_made_once_and_then_on_time() {
+    let mut host =
+        Host::with(Settings { report_every: Some(MINUTE), idle_limit: None, ..Settings::default() });
+    host.started(outbound(), tag(3, 14));
+    host.wait(HOUR).tick();
+    assert_eq!(host.report().state, ReportState::Ongoing);
+    host.tick();
+    assert_eq!(host.reports(), Vec::<&Report>::new());
+    host.wait(MINUTE).tick();
+    assert_eq!(host.report().state, ReportState::Ongoing);
+    host.closed(FlowKey::from(outbound()));
+    host.wait(CLOSE_GRACE - Duration::from_secs(1)).tick();
+    assert_eq!(host.reports(), Vec::<&Report>::new(), "no news of a flow that waits for its END");
+}
+
+#[test]
+fn a_report_brings_the_firefly_that_it_follows_from() {
+    let mut host = Host::new();
+    let firefly = |state| Some(Arc::new(Firefly::new(state, outbound(), tag(3, 14))));
+    let start =
+        Announcement { firefly: firefly(State::Start), ..Announcement::new(outbound(), tag(3, 14), API) };
+    host.tell(Event::Start(start.clone()));
+    assert_eq!(host.report().firefly, firefly(State::Start));
+    host.tell(Event::Ongoing(Announcement { firefly: firefly(State::Ongoing), ..start }));
+    assert_eq!(host.report().firefly, firefly(State::Ongoing));
+    let end = End { firefly: firefly(State::End), ..End::new(Selector::Flow(outbound()), API) };
+    host.tell(Event::End(end));
+    assert_eq!(host.report().firefly, firefly(State::End));
 }
