@@ -61,7 +61,7 @@ fn while_captured(hosts: &Hosts, act: impl FnOnce()) -> Captured {
 }
 
 fn send_udp(hosts: &Hosts, src: SocketAddr, dst: SocketAddr) {
-    let socket = hosts.a.run(|| UdpSocket::bind(src)).expect("host a").expect("bind");
+    let socket = hosts.a.run(|| common::hosts::when_free(|| UdpSocket::bind(src))).expect("host a");
     for _ in 0..3 {
         socket.send_to(b"whose is this?", dst).expect("sent");
     }

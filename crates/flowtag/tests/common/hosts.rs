@@ -32,11 +32,17 @@ pub struct Hosts {
 /// program.
 #[track_caller]
 pub fn listen(at: SocketAddr) -> TcpListener {
-    let bind = || match TcpListener::bind(at) {
+    when_free(|| TcpListener::bind(at))
+}
+
+/// As [`listen`], for whatever binds.
+#[track_caller]
+pub fn when_free<T>(bind: impl Fn() -> std::io::Result<T>) -> T {
+    let bind = || match bind() {
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(None),
         result => Ok(Some(result?)),
     };
-    wait_until("the port to be free", Duration::from_secs(10), bind).expect("listen")
+    wait_until("the port to be free", Duration::from_secs(10), bind).expect("bound")
 }
 
 impl Hosts {
