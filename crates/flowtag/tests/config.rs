@@ -26,10 +26,10 @@ fn assert_refused(output: &Output, expected: &[&str]) {
 
 #[test]
 fn a_misspelt_key_an_experiment_512_and_wrong_values_are_refused_at_start_and_by_check() {
-    let experiment = "[[outputs.firefly.collectors]]\naddress = \"[::1]:1\"\nexperiments = [512]\n";
+    let experiment = "[[outputs.firefly.collectors]]\naddress = \"[::1]:1\"\ntags = [512]\n";
     for (config, expected) in [
         ("[mark]\ninterfacse = [\"eth0\"]\n", &["line 3", "`interfacse`", "did you mean `interfaces`?"][..]),
-        (experiment, &["outputs.firefly.collectors.experiments", "512", "1 to 511"]),
+        (experiment, &["outputs.firefly.collectors.tags", "512", "1 to 511"]),
         ("[flows]\nmax = 5000000\n", &["flows.max = 5000000", "1 to 4194304"]),
         ("[mark]\nhook = \"xdp\"\n", &["mark.hook = \"xdp\"", "auto, tcx or clsact"]),
         ("[log]\nlevel = \"loud\"\n", &["log.level = \"loud\"", "error, warn, info, debug, trace"]),

@@ -26,6 +26,7 @@ mod netlink;
 pub mod path_mtu;
 pub mod sockets;
 pub mod tc;
+pub mod tcp_info;
 
 use std::io;
 

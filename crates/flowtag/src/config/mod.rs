@@ -2,12 +2,12 @@
 //! nothing but the files named; the daemon gets values that need no further doubt.
 
 mod file;
+mod filter;
 mod parse;
 mod rule;
+mod services;
 mod value;
 
-use std::collections::BTreeSet;
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,11 +15,16 @@ use std::time::Duration;
 
 use flowtag_engine::Registry;
 use flowtag_kernel::mark::HookChoice;
-use flowtag_wire::{Experiment, Strategy};
+use flowtag_wire::Strategy;
 use ipnet::IpNet;
 
+pub(crate) use filter::Filter;
 pub(crate) use parse::suggest;
 pub(crate) use rule::{Action, MAX_RULES, Rule, RuleProblem, RuleText};
+pub(crate) use services::{
+    Access, Addresses, ControlTcp, FireflyInput, FlowdGo, HostPort, Ipfix, Json, Otlp, Prometheus,
+    Statistics, Xrootd,
+};
 pub(crate) use value::{Many, NameOrNumber};
 
 /// Where the configuration is unless somebody says otherwise.
@@ -41,10 +46,24 @@ pub(crate) struct Config {
     pub(crate) rules: Vec<Rule>,
     pub(crate) max_flows: u32,
     pub(crate) idle_limit: Option<Duration>,
+    /// How often flows that go on are reported.
+    pub(crate) report_every: Option<Duration>,
+    pub(crate) statistics: Option<Statistics>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) registry_url: Option<RegistryUrl>,
+    pub(crate) addresses: Addresses,
+    pub(crate) access: Vec<Access>,
     pub(crate) control: Option<Gate>,
+    pub(crate) control_tcp: Option<ControlTcp>,
     pub(crate) pipe: Option<Gate>,
+    pub(crate) flowd_go: Option<FlowdGo>,
+    pub(crate) firefly_input: Option<FireflyInput>,
+    pub(crate) xrootd: Option<Xrootd>,
     pub(crate) firefly: Option<Firefly>,
+    pub(crate) prometheus: Option<Prometheus>,
+    pub(crate) otlp: Option<Otlp>,
+    pub(crate) json: Option<Json>,
+    pub(crate) ipfix: Option<Ipfix>,
     /// The file as written with all defaults filled in, for `config show`.
     pub(crate) effective: String,
 }
@@ -156,6 +175,9 @@ pub(crate) struct Gate {
 pub(crate) struct Firefly {
     /// Port at the remote end of the flow; none: not sent there.
     pub(crate) destination_port: Option<u16>,
+    pub(crate) content: Content,
+    /// Datagrams a second and target; none: no limit.
+    pub(crate) rate_limit: Option<u32>,
     pub(crate) queue: usize,
     pub(crate) collectors: Vec<Collector>,
 }
@@ -163,21 +185,51 @@ pub(crate) struct Firefly {
 /// One collector.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Collector {
-    /// Host name or address, without brackets.
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    /// Empty: all.
-    pub(crate) experiments: BTreeSet<Experiment>,
+    pub(crate) address: HostPort,
+    pub(crate) filter: Filter,
+    pub(crate) transport: Transport,
 }
 
-impl fmt::Display for Collector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
+/// How fireflies reach a collector.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Transport {
+    /// A datagram each.
+    Udp,
+    /// syslog over TCP (RFC 6587) or TLS (RFC 5425).
+    Stream {
+        tls: bool,
+        /// None: the system's.
+        ca_file: Option<PathBuf>,
+        /// Directory for what cannot be sent now; none: it is dropped.
+        spool: Option<PathBuf>,
+        /// Bytes.
+        spool_max: u64,
+    },
+}
+
+/// What fireflies say of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// Small: RTT, losses, MTU.
+    Flowtag,
+    /// As flowd: what `ss` prints.
+    Flowd,
+    /// As flowd-go in its mode `compatible`.
+    FlowdGo,
+    /// As flowd-go in its mode `lean`.
+    FlowdGoLean,
+    /// As flowd-go without a mode.
+    FlowdGoFull,
+    /// Nothing.
+    None,
+}
+
+/// Where the registry is fetched from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RegistryUrl {
+    pub(crate) url: String,
+    pub(crate) refresh: Duration,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
 /// What is wrong with a configuration: which key, what was found, what would do.

@@ -2,18 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::Registry;
 use flowtag_kernel::mark::{HookChoice, Settings};
-use flowtag_wire::{Experiment, StrategyError};
+use flowtag_wire::StrategyError;
 
 use super::rule::{self, MAX_RULES};
 use super::{
-    Collector, Config, ConfigError, Firefly, Gate, Many, Mark, NameOrNumber, OnStop, Pattern, Rule, RuleText,
+    Config, ConfigError, Content, Firefly, Gate, Many, Mark, OnStop, Pattern, RegistryUrl, Rule, RuleText,
     Strip, file, find_id,
 };
 
@@ -49,12 +48,12 @@ fn explain(error: &toml::de::Error, text: &str) -> String {
     format!("{at}{message}")
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     path: &'a str,
 }
 
 impl Checker<'_> {
-    fn wrong<T>(
+    pub(super) fn wrong<T>(
         &self,
         key: &str,
         value: impl std::fmt::Debug,
@@ -78,7 +77,20 @@ impl Checker<'_> {
             },
             rules: self.rules(file.rules, &registry)?,
             max_flows: self.number("flows.max", file.flows.max, 1, i64::from(Settings::MAX_FLOWS))?,
-            idle_limit: self.idle_limit(&file.flows.idle_limit)?,
+            idle_limit: self.idle_limit("flows.idle_limit", &file.flows.idle_limit)?,
+            report_every: self.idle_limit("flows.report_every", &file.flows.report_every)?,
+            statistics: self.statistics(&file.statistics)?,
+            registry_url: self.registry_url(&file.registry)?,
+            addresses: self.addresses(&file.addresses)?,
+            access: file.access.iter().map(|a| self.access(a, &registry)).collect::<Result<_, _>>()?,
+            control_tcp: self.control_tcp(control)?,
+            flowd_go: self.flowd_go(&file.inputs.flowd_go)?,
+            firefly_input: self.firefly_input(&file.inputs.firefly)?,
+            xrootd: self.xrootd(&file.inputs.xrootd)?,
+            prometheus: self.prometheus(&file.outputs.prometheus)?,
+            otlp: self.otlp(&file.outputs.otlp)?,
+            json: self.json(&file.outputs.json)?,
+            ipfix: self.ipfix(&file.outputs.ipfix)?,
             control: self.gate(
                 "inputs.control",
                 control.enabled,
@@ -93,14 +105,20 @@ impl Checker<'_> {
         })
     }
 
-    fn number<T: TryFrom<i64>>(&self, key: &str, value: i64, min: i64, max: i64) -> Result<T, ConfigError> {
+    pub(super) fn number<T: TryFrom<i64>>(
+        &self,
+        key: &str,
+        value: i64,
+        min: i64,
+        max: i64,
+    ) -> Result<T, ConfigError> {
         match T::try_from(value) {
             Ok(number) if (min..=max).contains(&value) => Ok(number),
             _ => self.wrong(key, value, format!("is out of range: use {min} to {max}")),
         }
     }
 
-    fn absolute(&self, key: &str, value: &str) -> Result<PathBuf, ConfigError> {
+    pub(super) fn absolute(&self, key: &str, value: &str) -> Result<PathBuf, ConfigError> {
         let path = PathBuf::from(value);
         if path.is_absolute() {
             Ok(path)
@@ -128,6 +146,16 @@ impl Checker<'_> {
             Ok(registry) => Ok(Arc::new(registry)),
             Err(e) => self.wrong("registry.file", file, format!("cannot be used: {e}")),
         }
+    }
+
+    fn registry_url(&self, file: &file::Registry) -> Result<Option<RegistryUrl>, ConfigError> {
+        let range = (Duration::from_secs(60), Duration::from_secs(30 * 86400));
+        let refresh = self.duration("registry.refresh", &file.refresh, range.0, range.1)?;
+        let ca_file = self.path_if_any("registry.ca_file", &file.ca_file)?;
+        if file.url.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(RegistryUrl { url: self.url("registry.url", &file.url)?, refresh, ca_file }))
     }
 
     fn mark(&self, mark: &file::Mark, registry: &Registry) -> Result<Mark, ConfigError> {
@@ -171,7 +199,7 @@ impl Checker<'_> {
     }
 
     /// One of a few words.
-    fn word<T: Copy, const N: usize>(
+    pub(super) fn word<T: Copy, const N: usize>(
         &self,
         key: &str,
         value: &str,
@@ -257,15 +285,15 @@ impl Checker<'_> {
         Ok(rules)
     }
 
-    fn idle_limit(&self, value: &str) -> Result<Option<Duration>, ConfigError> {
-        const KEY: &str = "flows.idle_limit";
+    /// A time or "off".
+    fn idle_limit(&self, key: &str, value: &str) -> Result<Option<Duration>, ConfigError> {
         if value == "off" {
             return Ok(None);
         }
         let fix = "is not a time: write 30s, 10m, 1h or off";
-        let Ok(limit) = humantime::parse_duration(value) else { return self.wrong(KEY, value, fix) };
+        let Ok(limit) = humantime::parse_duration(value) else { return self.wrong(key, value, fix) };
         if !(1..=MAX_IDLE_DAYS * 86400).contains(&limit.as_secs()) {
-            return self.wrong(KEY, value, "is out of range: use 1s to 30days, or off");
+            return self.wrong(key, value, "is out of range: use 1s to 30days, or off");
         }
         Ok(Some(limit))
     }
@@ -303,48 +331,28 @@ impl Checker<'_> {
     }
 
     fn firefly(&self, firefly: &file::Firefly, registry: &Registry) -> Result<Option<Firefly>, ConfigError> {
+        let contents = [
+            ("flowtag", Content::Flowtag),
+            ("flowd", Content::Flowd),
+            ("flowd-go", Content::FlowdGo),
+            ("flowd-go-lean", Content::FlowdGoLean),
+            ("flowd-go-full", Content::FlowdGoFull),
+            ("none", Content::None),
+        ];
         let port = self.number("outputs.firefly.destination_port", firefly.destination_port, 1, 65535)?;
-        let queue = self.number("outputs.firefly.queue", firefly.queue, 1, 1 << 20)?;
-        let collectors =
-            firefly.collectors.iter().map(|c| self.collector(c, registry)).collect::<Result<_, _>>()?;
-        let destination_port = firefly.destination.then_some(port);
-        Ok(firefly.enabled.then_some(Firefly { destination_port, queue, collectors }))
-    }
-
-    fn collector(&self, collector: &file::Collector, registry: &Registry) -> Result<Collector, ConfigError> {
-        const KEY: &str = "outputs.firefly.collectors.address";
-        const FIX: &str = "is not HOST:PORT: write collector.example.org:10514 or [2001:db8::1]:10514";
-        let Some((host, port)) = collector.address.rsplit_once(':') else {
-            return self.wrong(KEY, &collector.address, FIX);
+        let limit: u32 = self.number("outputs.firefly.rate_limit", firefly.rate_limit, 0, 1_000_000_000)?;
+        let output = Firefly {
+            destination_port: firefly.destination.then_some(port),
+            content: self.word("outputs.firefly.content", &firefly.content, "is unknown", &contents)?,
+            rate_limit: Some(limit).filter(|limit| *limit > 0),
+            queue: self.number("outputs.firefly.queue", firefly.queue, 1, 1 << 20)?,
+            collectors: firefly
+                .collectors
+                .iter()
+                .map(|c| self.collector(c, registry))
+                .collect::<Result<_, _>>()?,
         };
-        let host = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
-            Some(literal) if literal.parse::<IpAddr>().is_ok() => literal,
-            None if !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']) => host,
-            _ => return self.wrong(KEY, &collector.address, FIX),
-        };
-        let Some(port) = port.parse::<u16>().ok().filter(|p| *p > 0) else {
-            return self.wrong(KEY, &collector.address, "has a port that is out of range: use 1 to 65535");
-        };
-        let experiments = self.experiments(&collector.experiments, registry)?;
-        Ok(Collector { host: host.to_owned(), port, experiments })
-    }
-
-    fn experiments(
-        &self,
-        list: &[NameOrNumber],
-        registry: &Registry,
-    ) -> Result<BTreeSet<Experiment>, ConfigError> {
-        let resolve = |item: &NameOrNumber| {
-            let text = item.to_string();
-            registry.resolve_experiment(&text).or_else(|e| {
-                self.wrong(
-                    "outputs.firefly.collectors.experiments",
-                    &text,
-                    format!("is not an experiment: {e}"),
-                )
-            })
-        };
-        list.iter().map(resolve).collect()
+        Ok(firefly.enabled.then_some(output))
     }
 }
 
@@ -364,7 +372,9 @@ mod tests {
         let sample: toml::Table = toml::from_str(SAMPLE).expect("the sample parses");
         let mut defaults = toml::Table::try_from(file::File::default()).expect("defaults are a table");
         let none = Some(toml::Value::Array(Vec::new()));
-        for (section, list) in [("outputs.firefly", "collectors"), ("mark", "strip"), ("", "rules")] {
+        for (section, list) in
+            [("outputs.firefly", "collectors"), ("mark", "strip"), ("", "rules"), ("", "access")]
+        {
             let parts = section.split('.').filter(|part| !part.is_empty());
             let section = parts.fold(&mut defaults, |t, part| t[part].as_table_mut().expect("a table"));
             assert_eq!(section.remove(list), none, "{list}");
@@ -383,7 +393,11 @@ mod tests {
 
     #[test]
     fn blocks_without_defaults_are_in_the_sample_with_every_key() {
-        assert_eq!(commented("outputs.firefly.collectors"), ["address", "experiments"]);
+        assert_eq!(
+            commented("outputs.firefly.collectors"),
+            ["address", "ca_file", "prefixes", "spool", "spool_max", "tags", "transport"]
+        );
+        assert_eq!(commented("access"), ["group", "input", "tags", "user"]);
         assert_eq!(commented("mark.strip"), ["direction", "prefix"]);
         let mut keys: Vec<_> = known_keys("[[rules]]\nnone = 1\n");
         keys.sort();
@@ -439,18 +453,16 @@ mod tests {
     }
 
     #[test]
-    fn experiments_of_a_collector_are_names_or_numbers_in_range() {
+    fn tags_of_a_collector_are_names_or_numbers_in_range() {
         let collector = |list: &str| {
-            format!("[[outputs.firefly.collectors]]\naddress = \"[::1]:10514\"\nexperiments = [{list}]")
+            format!("[[outputs.firefly.collectors]]\naddress = \"[::1]:10514\"\ntags = [{list}]")
         };
-        let config = parse(&collector("\"cms\", 2"), "t").expect("right");
-        let wanted = [2, 3].map(|n| Experiment::new(n).expect("in range"));
-        assert_eq!(config.firefly.expect("on").collectors[0].experiments, BTreeSet::from(wanted));
+        let config = parse(&collector("\"cms\", 2, \"atlas/9\""), "t").expect("right");
+        let filter = &config.firefly.expect("on").collectors[0].filter;
+        let shown: Vec<_> = filter.tags.iter().map(|(e, a)| (e.get(), a.map(|a| a.get()))).collect();
+        assert_eq!(shown, [(3, None), (2, None), (2, Some(9))]);
         let message = error(&collector("512"));
-        assert!(
-            message.contains("outputs.firefly.collectors.experiments") && message.contains("512"),
-            "{message}"
-        );
+        assert!(message.contains("outputs.firefly.collectors.tags") && message.contains("512"), "{message}");
         assert!(message.contains("1 to 511"), "{message}");
         assert!(error(&collector("\"atlsa\"")).contains("atlas"));
     }

@@ -12,8 +12,10 @@ use flowtag_kernel::path_mtu::PathMtu;
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::outputs::firefly;
+use crate::outputs::Feeds;
+use crate::supervisor::accounts::Accounts;
 use crate::supervisor::rules::Rules;
+use crate::supervisor::statistics::Statistics;
 use crate::supervisor::throttle::Throttle;
 
 /// Requests that may wait, each with the events of one read or one API call. A full queue holds the sender back: inputs
@@ -32,7 +34,9 @@ pub(crate) struct State {
     pub(crate) rules: Rules,
     /// None: the process may not make room in paths that are too narrow for options headers.
     pub(crate) path_mtu: Option<PathMtu>,
-    fireflies: Option<firefly::Queue>,
+    pub(crate) feeds: Feeds,
+    pub(crate) statistics: Statistics,
+    pub(crate) accounts: Accounts,
     changes: broadcast::Sender<Arc<Change>>,
     pub(crate) throttle: Throttle,
 }
@@ -61,7 +65,6 @@ impl Core {
     pub(crate) fn start(
         engine: Engine,
         marker: Option<Marker>,
-        fireflies: Option<firefly::Queue>,
         stop: oneshot::Receiver<()>,
     ) -> (Self, tokio::task::JoinHandle<State>) {
         let (requests, receiver) = mpsc::channel(QUEUE);
@@ -71,7 +74,9 @@ impl Core {
             marker,
             rules: Rules::default(),
             path_mtu: None,
-            fireflies,
+            feeds: Feeds::default(),
+            statistics: Statistics::default(),
+            accounts: Accounts::default(),
             changes: changes.clone(),
             throttle: Throttle::default(),
         };
@@ -169,9 +174,9 @@ impl State {
                 Some(Event::LastSeen { key, at: seen.and_then(|ago| now.checked_sub(ago).ok()) })
             }
             Effect::Report(report) => {
-                if let Some(queue) = &mut self.fireflies {
-                    queue.push(*report);
-                }
+                let record = self.statistics.complete(*report);
+                self.accounts.reported(&record);
+                self.feeds.push(record);
                 None
             }
             Effect::Changed(change) => {

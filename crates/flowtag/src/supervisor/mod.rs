@@ -5,18 +5,22 @@
 //! Stop (SIGTERM, SIGINT): inputs first, then the core gives its state back, fireflies that wait are sent for at most
 //! half a second, programs are detached, our files removed.
 
+mod accounts;
 pub(crate) mod core;
+pub(crate) mod counters;
 mod kernel;
 mod links;
 mod privileges;
 mod rules;
 mod runtime_dir;
+pub(crate) mod service;
+mod services;
+mod statistics;
 pub(crate) mod throttle;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use flowtag_engine::{Engine, Event, Guard, Registry, Settings};
@@ -27,17 +31,15 @@ use jiff::Timestamp;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 
 use crate::config::{self, Config};
-use crate::inputs::{control, pipe};
+use crate::inputs::access::Policy;
 use crate::logging::Level;
-use crate::outputs::firefly::{self, Collectors, Resolver};
 use core::Core;
+use counters::Board;
 use links::Links;
-
-/// How long fireflies that wait may take to leave when the daemon stops.
-const DRAIN: Duration = Duration::from_millis(500);
+use service::Daemon;
+use services::Services;
 
 /// What is done while the process still has all its privileges.
 struct Prepared {
@@ -48,8 +50,7 @@ struct Prepared {
     processes: HashMap<u32, String>,
     path_mtu: Option<PathMtu>,
     links: Links,
-    control: Option<control::Input>,
-    pipe: Option<pipe::Input>,
+    services: services::Prepared,
     entropy_key: [u8; 16],
     _lock: runtime_dir::Lock,
 }
@@ -81,8 +82,7 @@ fn prepare(config: Config) -> Result<Prepared> {
         }
     }
     let marker = mark.map(|mark| prepare_marking(&config, mark, entropy_key, &mut links)).transpose()?;
-    let control = config.control.as_ref().map(control::Input::prepare).transpose();
-    let pipe = config.pipe.as_ref().map(pipe::Input::prepare).transpose();
+    let services = services::Prepared::new(&config)?;
     let open = sockets::open_sockets();
     Ok(Prepared {
         marker,
@@ -92,8 +92,7 @@ fn prepare(config: Config) -> Result<Prepared> {
         processes: sockets::owners(),
         path_mtu: PathMtu::open().ok(),
         links,
-        control: control.context("cannot open the control socket (inputs.control)")?,
-        pipe: pipe.context("cannot open the named pipe (inputs.pipe)")?,
+        services,
         entropy_key,
         _lock: lock,
         config,
@@ -158,68 +157,47 @@ struct Beginning {
 }
 
 async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Result<()> {
-    let Prepared { config, marker, links, control, pipe, entropy_key, open, processes, path_mtu, _lock } =
+    let Prepared { config, marker, links, services, entropy_key, open, processes, path_mtu, _lock } =
         prepared;
     let mut signals = Signals::new().context("cannot listen for signals")?;
     let mut engine_config = flowtag_engine::Config::new(entropy_key);
     engine_config.settings = engine_settings(&config);
     let registry = watch::Sender::new(Arc::clone(&config.registry));
-    let collectors = Collectors::default();
-    let mut outputs = JoinSet::new();
-    let fireflies = start_fireflies(&config, &collectors, &mut outputs).await;
-    let (queue, fireflies) = fireflies.map_or((None, None), |(queue, f)| (Some(queue), Some(f)));
+    let policy = watch::Sender::new(Arc::new(Policy::new(config.access.clone())));
     let (stop_core, stopped) = oneshot::channel();
-    let (core, core_task) = Core::start(Engine::new(engine_config), marker, queue, stopped);
+    let (core, core_task) = Core::start(Engine::new(engine_config), marker, stopped);
     let rules = rules::Rules::load(&config, entropy_key);
     begin(&core, Beginning { rules, open, processes, path_mtu }).await?;
     if let Some(mark) = &config.mark {
         tokio::spawn(kernel::renew_lease(core.clone(), mark.lease));
     }
     let links = links.follow(core.clone());
-
-    let mut inputs = JoinSet::new();
-    let pipe_counters = pipe.map(|input| {
-        let counters = Arc::new(pipe::Counters::default());
-        inputs.spawn(input.run(core.clone(), registry.subscribe(), Arc::clone(&counters)));
-        counters
-    });
-    if let Some(input) = control {
-        inputs.spawn(input.run(control::Daemon {
-            core: core.clone(),
-            registry: registry.subscribe(),
-            started: Timestamp::now(),
-            fireflies: fireflies.as_ref().map(|f| Arc::clone(&f.counters)),
-            collectors,
-            pipe: pipe_counters,
-        }));
-    }
-    let counters = fireflies.as_ref().map(|f| Arc::clone(&f.counters));
+    let daemon = Daemon {
+        core,
+        registry: registry.subscribe(),
+        policy: policy.subscribe(),
+        board: Board::default(),
+        started: Timestamp::now(),
+    };
+    let services = Services::start(services, &config, &daemon).await?;
     announce_ready();
-    let mut reloader = Reloader { path, config, core, registry, fireflies, links, level };
+    let mut reloader = Reloader { path, config, daemon, services, registry, policy, links, level };
     while signals.next().await == Told::Reload {
         reloader.reload().await;
     }
     tracing::info!("stopping");
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    inputs.shutdown().await;
-    let keep = reloader.config.mark.as_ref().is_some_and(|mark| mark.on_stop == config::OnStop::Keep);
-    drop(reloader);
+    let Reloader { config, daemon, services, .. } = reloader;
+    services.stop(&daemon).await;
     let _ = stop_core.send(());
     let state = core_task.await.context("the core task failed")?;
-    finish(state, outputs, counters.as_deref(), keep).await
+    let keep = config.mark.as_ref().is_some_and(|mark| mark.on_stop == config::OnStop::Keep);
+    finish(state, keep)
 }
 
-/// Sends what waits, detaches, and says what was done in all.
-async fn finish(
-    state: core::State,
-    mut outputs: JoinSet<()>,
-    fireflies: Option<&firefly::Counters>,
-    keep: bool,
-) -> Result<()> {
+/// Detaches, and says what was done in all.
+fn finish(state: core::State, keep: bool) -> Result<()> {
     let (engine, marker) = state.into_parts();
-    if tokio::time::timeout(DRAIN, async { while outputs.join_next().await.is_some() {} }).await.is_err() {
-        tracing::warn!("not all fireflies could be sent in time");
-    }
     let counters = engine.counters();
     tracing::info!(
         started = counters.started,
@@ -228,10 +206,6 @@ async fn finish(
         still_open = engine.len(),
         "flows in all"
     );
-    if let Some(firefly::Snapshot { sent, dropped, failed, unresolved, .. }) = fireflies.map(|c| c.snapshot())
-    {
-        tracing::info!(sent, dropped, failed, unresolved, "fireflies in all");
-    }
     let Some(mut marker) = marker else { return Ok(()) };
     for interface in marker.counters().unwrap_or_default() {
         let total = |pick: fn(&(mark::Verdict, mark::Count)) -> bool| {
@@ -254,35 +228,15 @@ fn engine_settings(config: &Config) -> Settings {
     if let Some(firefly) = &config.firefly {
         guard.ports.extend(firefly.destination_port);
         // A collector given by name is guarded by its port: its address may change at any time.
-        guard.ports.extend(firefly.collectors.iter().map(|c| c.port));
+        guard.ports.extend(firefly.collectors.iter().map(|c| c.address.port));
     }
     Settings {
         max_flows: config.max_flows as usize,
         idle_limit: config.idle_limit,
         strategy: config.mark.as_ref().map(|mark| mark.strategy).unwrap_or_default(),
+        report_every: config.report_every,
         guard,
     }
-}
-
-/// The handles by which a running firefly output is changed and looked at.
-struct Fireflies {
-    settings: watch::Sender<config::Firefly>,
-    resolver: Resolver,
-    counters: Arc<firefly::Counters>,
-}
-
-async fn start_fireflies(
-    config: &Config,
-    collectors: &Collectors,
-    outputs: &mut JoinSet<()>,
-) -> Option<(firefly::Queue, Fireflies)> {
-    let wanted = config.firefly.clone()?;
-    let mut resolver = Resolver::new(collectors.clone());
-    resolver.configure(&wanted.collectors);
-    let settings = watch::Sender::new(wanted);
-    let (output, queue, counters) = firefly::Output::new(settings.subscribe(), collectors.clone()).await;
-    outputs.spawn(output.run());
-    Some((queue, Fireflies { settings, resolver, counters }))
 }
 
 fn announce_ready() {
@@ -325,9 +279,10 @@ impl Signals {
 struct Reloader<'a> {
     path: Option<PathBuf>,
     config: Config,
-    core: Core,
+    daemon: Daemon,
+    services: Services,
     registry: watch::Sender<Arc<Registry>>,
-    fireflies: Option<Fireflies>,
+    policy: watch::Sender<Arc<Policy>>,
     links: links::Handle,
     level: &'a Level,
 }
@@ -354,16 +309,16 @@ impl Reloader<'_> {
         let new = changeable(&self.config, wanted);
         self.level.set(&new.log_level);
         self.registry.send_replace(Arc::clone(&new.registry));
-        if let (Some(fireflies), Some(wanted)) = (&mut self.fireflies, &new.firefly) {
-            fireflies.resolver.configure(&wanted.collectors);
-            fireflies.settings.send_replace(wanted.clone());
+        self.policy.send_replace(Arc::new(Policy::new(new.access.clone())));
+        for error in self.services.apply(&new, &self.daemon).await {
+            tracing::error!(error = throttle::chain(&*error), "it goes on as it was");
         }
         if let Some(mark) = &new.mark {
             self.links.configure(mark.interfaces.clone());
         }
         let (changed, settings) = (new.clone(), engine_settings(&new));
         let tags = rules::registered(&new.registry);
-        let applied = self.core.ask(move |state| {
+        let applied = self.daemon.core.ask(move |state| {
             state.handle(Event::Configure(settings));
             state.configure_rules(&changed);
             state.marker.as_ref().map_or(Ok(()), |marker| marker.set_registered(tags.into_iter()))
@@ -390,16 +345,8 @@ fn changeable(old: &Config, new: Config) -> Config {
         }),
         (old, _) => old.clone(),
     };
-    let firefly = match (&old.firefly, new.firefly) {
-        (Some(old), Some(new)) => Some(config::Firefly { queue: old.queue, ..new }),
-        (old, _) => old.clone(),
-    };
-    let (control, pipe) = (old.control.clone(), old.pipe.clone());
     Config {
         mark,
-        firefly,
-        control,
-        pipe,
         pin: old.pin.clone(),
         max_flows: old.max_flows,
         runtime_dir: old.runtime_dir.clone(),
@@ -411,16 +358,12 @@ fn changeable(old: &Config, new: Config) -> Config {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let hook = |c: &Config| c.mark.as_ref().map(|m| (m.hook, m.tc_priority));
     let loaded = |c: &Config| c.mark.as_ref().map(|m| (m.lease, m.inner, m.ingress));
-    let queue = |c: &Config| c.firefly.as_ref().map(|f| f.queue);
     let changed = [
         ("runtime_dir", old.runtime_dir != new.runtime_dir),
         ("mark.enabled, mark.hook or mark.tc_priority", hook(old) != hook(new)),
         ("mark.lease, mark.encapsulated or mark.ingress", loaded(old) != loaded(new)),
         ("mark.pin", old.pin != new.pin),
         ("flows.max", old.max_flows != new.max_flows),
-        ("inputs.control", old.control != new.control),
-        ("inputs.pipe", old.pipe != new.pipe),
-        ("outputs.firefly.enabled or outputs.firefly.queue", queue(old) != queue(new)),
     ];
     changed.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
 }

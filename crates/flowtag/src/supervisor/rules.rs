@@ -348,7 +348,9 @@ impl State {
 
 fn firefly_ports(config: &Config) -> BTreeSet<u16> {
     let firefly = config.firefly.iter();
-    firefly.flat_map(|f| f.destination_port.into_iter().chain(f.collectors.iter().map(|c| c.port))).collect()
+    firefly
+        .flat_map(|f| f.destination_port.into_iter().chain(f.collectors.iter().map(|c| c.address.port)))
+        .collect()
 }
 
 fn engine_key(key: mark::Key) -> FlowKey {

@@ -10,10 +10,10 @@ use flowtag_kernel::mark::{self, Arrival};
 use flowtag_wire::Tag;
 use serde::{Deserialize, Serialize};
 
-use super::Daemon;
 use super::body::Failure;
 use super::model::{Count, InterfaceStatus};
 use super::routes::Answer;
+use crate::supervisor::service::Daemon;
 
 /// What the programs counted since they were attached.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -133,7 +133,7 @@ pub(super) async fn show(State(daemon): State<Daemon>) -> Answer<Json<Coverage>>
     let counted = daemon.core.ask(|state| state.coverage()).await?;
     let counted =
         counted.transpose().map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))?;
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     Ok(Json(counted.map(|counted| Coverage::new(&counted, &registry)).unwrap_or_default()))
 }
 

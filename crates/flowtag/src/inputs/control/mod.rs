@@ -14,33 +14,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-use std::sync::Arc;
-
-use flowtag_engine::Registry;
-use jiff::Timestamp;
-use tokio::sync::watch;
+use std::path::{Path, PathBuf};
 
 use crate::config::Gate;
 use crate::inputs::gate::{self, Created, GateError};
-use crate::inputs::pipe;
-use crate::outputs::firefly::{self, Collectors};
-use crate::supervisor::core::Core;
-
-/// What the routes need of the daemon.
-#[derive(Clone)]
-pub(crate) struct Daemon {
-    pub(crate) core: Core,
-    pub(crate) registry: watch::Receiver<Arc<Registry>>,
-    pub(crate) started: Timestamp,
-    pub(crate) fireflies: Option<Arc<firefly::Counters>>,
-    pub(crate) collectors: Collectors,
-    pub(crate) pipe: Option<Arc<pipe::Counters>>,
-}
+use crate::supervisor::counters::Entry;
+use crate::supervisor::service::{Daemon, Service};
 
 /// The socket, bound and not yet served.
 pub(crate) struct Input {
     listener: UnixListener,
+    path: PathBuf,
     _created: Created,
 }
 
@@ -56,11 +40,16 @@ impl Input {
         let created = Created::new(&gate.path)?;
         gate::secure(gate)?;
         listener.set_nonblocking(true).map_err(GateError::io("listen on", &gate.path))?;
-        Ok(Self { listener, _created: created })
+        Ok(Self { listener, path: gate.path.clone(), _created: created })
+    }
+
+    pub(crate) fn service(self, daemon: &Daemon) -> Service {
+        let entry = Entry { at: Some(self.path.display().to_string()), ..Entry::new(Vec::new()) };
+        Service { entry, feed: None, run: Box::pin(self.run(daemon.clone())) }
     }
 
     /// Serves until the daemon stops.
-    pub(crate) async fn run(self, daemon: Daemon) {
+    async fn run(self, daemon: Daemon) {
         let Err(error) = listener::serve(self.listener, routes::router(daemon)).await;
         tracing::error!(%error, "the control socket broke and is not served any more");
     }

@@ -13,8 +13,8 @@ use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{RuleProblem, RuleText};
-use crate::outputs::firefly;
 use crate::rules::{Origin, RuleView};
+use crate::supervisor::counters::ServiceStatus;
 
 /// Events that one request may carry.
 pub(crate) const MAX_EVENTS: usize = 10_000;
@@ -474,16 +474,6 @@ impl From<&InterfaceCounters> for InterfaceStatus {
     }
 }
 
-/// One collector.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct CollectorStatus {
-    pub(crate) collector: String,
-    /// None: not resolved yet.
-    pub(crate) address: Option<String>,
-    /// Why the last attempt to resolve it failed.
-    pub(crate) error: Option<String>,
-}
-
 /// The daemon at a glance.
 #[derive(Debug, Serialize)]
 pub(crate) struct Status {
@@ -496,16 +486,6 @@ pub(crate) struct Status {
     pub(crate) interfaces: Option<Vec<InterfaceStatus>>,
     /// Events by what became of them.
     pub(crate) engine: std::collections::BTreeMap<&'static str, u64>,
-    pub(crate) fireflies: Option<firefly::Snapshot>,
-    pub(crate) collectors: Vec<CollectorStatus>,
-    /// None: the pipe is off.
-    pub(crate) pipe: Option<PipeStatus>,
-}
-
-/// What came through the pipe.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct PipeStatus {
-    pub(crate) events: u64,
-    pub(crate) bad_lines: u64,
-    pub(crate) refused: u64,
+    /// Inputs and outputs that run, by their section of the configuration.
+    pub(crate) services: std::collections::BTreeMap<String, ServiceStatus>,
 }

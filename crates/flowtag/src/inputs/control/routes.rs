@@ -1,7 +1,6 @@
 //! What each path does. Handlers translate; the engine decides.
 
 use std::convert::Infallible;
-use std::sync::atomic::Ordering;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
@@ -14,14 +13,14 @@ use flowtag_wire::Experiment;
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Daemon;
 use super::body::{Body, Failure, root};
 use super::listener::Caller;
 use super::model::{
-    Batch, BatchError, BatchResult, CollectorStatus, EndRequest, EventRequest, Flow, FlowRequest, Flows,
-    InterfaceStatus, MAX_EVENTS, ModelError, Object, PipeStatus, StartRequest, Started, Status, WatchLine,
+    Batch, BatchError, BatchResult, EndRequest, EventRequest, Flow, FlowRequest, Flows, InterfaceStatus,
+    MAX_EVENTS, ModelError, Object, StartRequest, Started, Status, WatchLine,
 };
 use super::{coverage, rules};
+use crate::supervisor::service::Daemon;
 
 /// Errors of a batch that are told one by one.
 const MAX_ERRORS: usize = 100;
@@ -82,7 +81,7 @@ async fn start(
     Extension(caller): Extension<Caller>,
     Body(Object(request)): Body<Object<StartRequest>>,
 ) -> Answer<(StatusCode, Json<Started>)> {
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     let announcement = request.announcement(&registry)?;
     let what = format!("{} {}", announcement.flow, registry.describe(announcement.tag));
     let (outcome, flow) = daemon
@@ -120,7 +119,7 @@ async fn end(
 ) -> Answer<Json<Flow>> {
     let end = request.end()?;
     let which = end.which;
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     let (before, outcome) = daemon
         .core
         .ask(move |state| {
@@ -146,7 +145,7 @@ async fn find(
     Body(Object(request)): Body<Object<FlowRequest>>,
 ) -> Answer<Json<Flow>> {
     let flow = request.flow().map_err(ModelError::from)?;
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     let found = daemon.core.ask(move |state| {
         state.engine.find(&flow).map(|view| Flow::new(&view, &registry, state.marker.is_some()))
     });
@@ -171,7 +170,7 @@ async fn events(
         let error = format!("{} events in one request: send at most {MAX_EVENTS}", MAX_EVENTS + batch.beyond);
         return Err(Failure::new(StatusCode::PAYLOAD_TOO_LARGE, error));
     }
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     let (mut taken, mut errors) = (Vec::with_capacity(batch.events.len()), Vec::new());
     for (index, request) in batch.events.iter().enumerate() {
         match event(request, &registry) {
@@ -215,7 +214,7 @@ async fn list(
 ) -> Answer<Json<Flows>> {
     let Query(filter) =
         filter.map_err(|e| Failure::malformed(format!("the query is not understood: {}", root(&e))))?;
-    let registry = daemon.registry();
+    let registry = daemon.registry_now();
     let experiment: Option<Experiment> =
         filter.experiment.map(|e| registry.resolve_experiment(&e)).transpose().map_err(ModelError::from)?;
     let limit = filter.limit.unwrap_or(MAX_LISTED).min(MAX_LISTED);
@@ -241,7 +240,7 @@ async fn watch(State(daemon): State<Daemon>) -> Answer<Response> {
     let marks = daemon.core.ask(|state| state.marker.is_some()).await?;
     let lines = futures_util::stream::unfold((changes, daemon), move |(mut changes, daemon)| async move {
         let line = match changes.recv().await {
-            Ok(change) => WatchLine::new(&change, &daemon.registry(), marks),
+            Ok(change) => WatchLine::new(&change, &daemon.registry_now(), marks),
             Err(RecvError::Lagged(changes)) => WatchLine::Lost { changes },
             Err(RecvError::Closed) => return None,
         };
@@ -272,22 +271,8 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
         max_flows,
         interfaces: interfaces.map(|all| all.iter().map(InterfaceStatus::from).collect()),
         engine: counters,
-        fireflies: daemon.fireflies.as_ref().map(|c| c.snapshot()),
-        collectors: daemon.collectors.all().iter().map(|t| collector_status(t)).collect(),
-        pipe: daemon.pipe.as_ref().map(|c| PipeStatus {
-            events: c.events.load(Ordering::Relaxed),
-            bad_lines: c.bad_lines.load(Ordering::Relaxed),
-            refused: c.refused.load(Ordering::Relaxed),
-        }),
+        services: daemon.board.status(),
     }))
-}
-
-fn collector_status(target: &crate::outputs::firefly::Target) -> CollectorStatus {
-    CollectorStatus {
-        collector: target.config.to_string(),
-        address: target.address().map(|a| a.to_string()),
-        error: target.error(),
-    }
 }
 
 async fn health(State(daemon): State<Daemon>) -> Answer<Json<serde_json::Value>> {
@@ -317,12 +302,8 @@ fn refused(outcome: Outcome) -> Failure {
 }
 
 impl Daemon {
-    pub(super) fn registry(&self) -> std::sync::Arc<Registry> {
-        self.registry.borrow().clone()
-    }
-
     async fn flow(&self, id: FlowId) -> Answer<Option<Flow>> {
-        let registry = self.registry();
+        let registry = self.registry_now();
         let view = self.core.ask(move |state| {
             state.engine.get(id).map(|view| Flow::new(&view, &registry, state.marker.is_some()))
         });

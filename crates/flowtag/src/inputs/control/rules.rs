@@ -5,13 +5,13 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 
-use super::Daemon;
 use super::body::{Body, Failure};
 use super::listener::Caller;
 use super::model::{ModelError, Object, RuleStatus, Rules};
 use super::routes::{Answer, log};
 use crate::config::Rule;
 use crate::rules::{Placed, RuleError, RuleView};
+use crate::supervisor::service::Daemon;
 
 pub(super) async fn list(State(daemon): State<Daemon>) -> Answer<Json<Rules>> {
     let (marking, rules) = daemon.core.ask(|state| (state.marker.is_some(), state.rules())).await?;
@@ -24,7 +24,7 @@ pub(super) async fn add(
     Body(Object(request)): Body<Object<Placed>>,
 ) -> Answer<(StatusCode, Json<RuleStatus>)> {
     let Placed { rule, before } = request;
-    let rule = Rule::new(rule, &daemon.registry()).map_err(ModelError::from)?;
+    let rule = Rule::new(rule, &daemon.registry_now()).map_err(ModelError::from)?;
     let name = rule.name.clone();
     let added = daemon.core.ask(move |state| {
         let name = rule.name.clone();

@@ -11,11 +11,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowtag_engine::{Event, Outcome, Registry};
 use nix::sys::stat::Mode;
-use serde::Serialize;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
@@ -23,19 +21,22 @@ use tokio::sync::watch;
 use crate::config::Gate;
 use crate::inputs::gate::{self, Created, GateError};
 use crate::supervisor::core::{Core, Stopping};
+use crate::supervisor::counters::{Entry, counters};
+use crate::supervisor::service::{Daemon, Service};
 use crate::supervisor::throttle::Throttle;
 use grammar::LineError;
 use lines::Lines;
 
-/// What came through the pipe since start.
-#[derive(Debug, Default, Serialize)]
-pub(crate) struct Counters {
-    /// Lines that became events.
-    pub(crate) events: AtomicU64,
-    /// Lines that said nothing; each was logged.
-    pub(crate) bad_lines: AtomicU64,
-    /// Events that the engine refused.
-    pub(crate) refused: AtomicU64,
+counters! {
+    /// What came through the pipe.
+    pub(crate) struct Counters {
+        /// Lines that became events.
+        events,
+        /// Lines that said nothing; each was logged.
+        bad_lines,
+        /// Events that the engine or an access rule refused.
+        refused,
+    }
 }
 
 /// The pipe, made or found, not yet read.
@@ -71,13 +72,16 @@ impl Input {
         Ok(Self { gate: gate.clone(), _created: created })
     }
 
+    pub(crate) fn service(self, daemon: &Daemon) -> Service {
+        let counters = Arc::new(Counters::default());
+        let at = Some(self.gate.path.display().to_string());
+        let entry = Entry { at, ..Entry::new(vec![counters.clone()]) };
+        let run = self.run(daemon.core.clone(), daemon.registry.clone(), counters);
+        Service { entry, feed: None, run: Box::pin(run) }
+    }
+
     /// Reads until the daemon stops.
-    pub(crate) async fn run(
-        self,
-        core: Core,
-        registry: watch::Receiver<Arc<Registry>>,
-        counters: Arc<Counters>,
-    ) {
+    async fn run(self, core: Core, registry: watch::Receiver<Arc<Registry>>, counters: Arc<Counters>) {
         if let Err(error) = self.read(&core, &registry, &counters).await {
             tracing::error!(path = %self.gate.path.display(), %error, "the pipe broke and is not read any more");
         }
@@ -130,7 +134,7 @@ fn refuse_foreign(path: &Path, owner: u32) -> Result<(), GateError> {
 fn tell_refused(outcomes: &[Outcome], counters: &Counters, throttle: &mut Throttle) {
     for outcome in outcomes {
         if let Outcome::Rejected(reason) = outcome {
-            counters.refused.fetch_add(1, Ordering::Relaxed);
+            counters.refused.add(1);
             throttle.warn("an event of the pipe was refused", reason);
         }
     }
@@ -145,11 +149,11 @@ fn take_line(
     let text = line.as_ref().map_or(&b""[..], |text| *text);
     match line.and_then(|text| grammar::parse(text, registry)) {
         Ok(event) => {
-            counters.events.fetch_add(1, Ordering::Relaxed);
+            counters.events.add(1);
             events.push(event);
         }
         Err(error) => {
-            counters.bad_lines.fetch_add(1, Ordering::Relaxed);
+            counters.bad_lines.add(1);
             let shown = text[..text.len().min(200)].escape_ascii();
             tracing::warn!(%error, line = %shown, "line in the pipe ignored");
         }

@@ -1,0 +1,14 @@
+//! Fireflies of others, over UDP.
+
+use anyhow::{Result, bail};
+
+use crate::config;
+use crate::supervisor::service::{Daemon, Service};
+
+/// Makes it ready to run.
+///
+/// # Errors
+/// What it needs cannot be had.
+pub(crate) async fn prepare(_config: &config::FireflyInput, _daemon: &Daemon) -> Result<Service> {
+    bail!("is not there yet")
+}

@@ -1,0 +1,124 @@
+//! Inputs and outputs as things that start, stop, and start anew with another configuration, without a flow being lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use flowtag_engine::Registry;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::core::Core;
+use super::counters::{Board, Entry};
+use super::throttle::chain;
+use crate::inputs::access::Policy;
+use crate::outputs::Feed;
+
+/// How long an output that is stopped may take to tell what waits.
+pub(crate) const DRAIN: Duration = Duration::from_millis(500);
+
+/// What an input or output needs of the daemon.
+#[derive(Clone)]
+pub(crate) struct Daemon {
+    pub(crate) core: Core,
+    pub(crate) registry: watch::Receiver<Arc<Registry>>,
+    /// Who may tag as what.
+    pub(crate) policy: watch::Receiver<Arc<Policy>>,
+    pub(crate) board: Board,
+    pub(crate) started: Timestamp,
+}
+
+impl Daemon {
+    pub(crate) fn registry_now(&self) -> Arc<Registry> {
+        self.registry.borrow().clone()
+    }
+}
+
+/// An input or output that was prepared: what it shows, what it is fed by, and what it does until it ends.
+pub(crate) struct Service {
+    pub(crate) entry: Entry,
+    /// Only outputs that take records have one; they end when it ends.
+    pub(crate) feed: Option<Feed>,
+    pub(crate) run: futures_util::future::BoxFuture<'static, ()>,
+}
+
+/// A place for one input or output.
+pub(crate) struct Slot<C> {
+    /// As in the configuration: `inputs.pipe`.
+    name: &'static str,
+    current: Option<(C, Running)>,
+}
+
+struct Running {
+    task: JoinHandle<()>,
+    is_fed: bool,
+}
+
+impl<C: Clone + PartialEq> Slot<C> {
+    pub(crate) const fn new(name: &'static str) -> Self {
+        Self { name, current: None }
+    }
+
+    /// Starts what was prepared.
+    pub(crate) async fn start(&mut self, config: C, service: Service, daemon: &Daemon) {
+        let Service { entry, feed, run } = service;
+        daemon.board.put(self.name, entry);
+        let is_fed = feed.is_some();
+        if let Some(feed) = feed {
+            let _ = daemon.core.ask(move |state| state.feeds.put(feed)).await;
+        }
+        self.current = Some((config, Running { task: tokio::spawn(run), is_fed }));
+    }
+
+    /// Makes what runs be what is wanted. What cannot be started leaves the old one running, if there was one.
+    ///
+    /// # Errors
+    /// Those of `prepare`.
+    pub(crate) async fn set(
+        &mut self,
+        wanted: Option<C>,
+        daemon: &Daemon,
+        prepare: impl AsyncFn(&C, &Daemon) -> Result<Service>,
+    ) -> Result<()> {
+        if self.current.as_ref().map(|(config, _)| config) == wanted.as_ref() {
+            return Ok(());
+        }
+        let old = self.stop(daemon).await;
+        let Some(config) = wanted else { return Ok(()) };
+        match prepare(&config, daemon).await {
+            Ok(service) => self.start(config, service, daemon).await,
+            Err(error) => {
+                if let Some(old) = old {
+                    match prepare(&old, daemon).await {
+                        Ok(service) => self.start(old, service, daemon).await,
+                        Err(error) => {
+                            tracing::error!(name = self.name, error = chain(&*error), "cannot go on")
+                        }
+                    }
+                }
+                return Err(error).with_context(|| format!("cannot start {}", self.name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what runs; an output may tell what waits before.
+    pub(crate) async fn stop(&mut self, daemon: &Daemon) -> Option<C> {
+        let (config, Running { mut task, is_fed }) = self.current.take()?;
+        let name = self.name;
+        if is_fed {
+            let _ = daemon.core.ask(move |state| state.feeds.remove(name)).await;
+        }
+        if !is_fed || tokio::time::timeout(DRAIN, &mut task).await.is_err() {
+            task.abort();
+            let _ = task.await; // what it held is given back before another takes it
+        }
+        if let Some(entry) = daemon.board.remove(name) {
+            let counts: Vec<_> = entry.counters.iter().flat_map(|c| c.counts()).collect();
+            let counts: Vec<_> = counts.iter().map(|(what, _, number)| format!("{what} {number}")).collect();
+            tracing::info!(name, counts = counts.join(", "), "stopped");
+        }
+        Some(config)
+    }
+}
