@@ -8,7 +8,7 @@ FUZZ_TIME  ?= 10
 KERNELS    ?= 5.10 6.1 6.12 newest
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 
-.PHONY: help demo test test-cargo test-fuzz vm-test bench lint audit gen setup release clean
+.PHONY: help demo test test-cargo test-fuzz vm-test bench lint audit gen setup release package test-package clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,13 @@ gen: ## Generate Rust types from bpf/abi
 
 release: setup ## A fully static binary in target/$(TARGET)/release
 	$(STATIC) $(CARGO) build --release --bin flowtag --target $(TARGET) --features flowtag/static
+
+package: SETUP = package
+package: release ## A .deb and an .rpm of the static binary in target/package
+	packaging/build target/$(TARGET)/release/flowtag target/package
+
+test-package: package ## Install, use, update and remove the packages, on copies of this machine
+	$(SUDO) packaging/test target/package
 
 setup: ## Install what building and testing need (Debian, Ubuntu, EL)
 	@./.ci/setup $(SETUP)

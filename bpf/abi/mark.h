@@ -260,6 +260,88 @@ struct mark_event {
 	__u32 netns;	  /* number of the network namespace of a socket that closed */
 };
 
+/* What the kernel knows of a TCP connection. Names and units are those of struct tcp_info, unless said otherwise. */
+struct mark_tcp {
+	__u64 cookie;	/* number of the socket; 0: it has none yet */
+	__u64 sent;	/* bytes of payload that were acknowledged */
+	__u64 received; /* bytes of payload that came in order */
+	__u64 bytes_acked;
+	__u64 bytes_received;
+	__u64 bytes_sent;
+	__u64 bytes_retrans;
+	__u64 pacing_rate;
+	__u64 max_pacing_rate;
+	__u64 delivery_rate;
+	__u32 rto; /* jiffies */
+	__u32 ato; /* jiffies */
+	__u32 snd_mss;
+	__u32 rcv_mss;
+	__u32 unacked;
+	__u32 sacked;
+	__u32 lost;
+	__u32 retrans;
+	__u32 last_data_sent; /* jiffies ago */
+	__u32 last_data_recv; /* jiffies ago */
+	__u32 last_ack_recv;  /* jiffies ago */
+	__u32 pmtu;
+	__u32 rcv_ssthresh;
+	__u32 rtt;
+	__u32 rttvar;
+	__u32 snd_ssthresh;
+	__u32 snd_cwnd;
+	__u32 advmss;
+	__u32 reordering;
+	__u32 rcv_rtt;
+	__u32 rcv_space;
+	__u32 total_retrans;
+	__u32 segs_out;
+	__u32 segs_in;
+	__u32 notsent_bytes;
+	__u32 min_rtt;
+	__u32 data_segs_in;
+	__u32 data_segs_out;
+	__u32 busy_time;      /* jiffies, apart from the next two */
+	__u32 rwnd_limited;   /* jiffies */
+	__u32 sndbuf_limited; /* jiffies */
+	__u32 delivered;
+	__u32 delivered_ce;
+	__u32 dsack_dups;
+	__u32 reord_seen;
+	__u32 rcv_ooopack;
+	__u32 snd_wnd;
+	__u32 rcv_wnd;
+	__u32 rehash;
+	__u32 total_rto_time; /* ms */
+	__u32 memory[9];      /* by SK_MEMINFO_* of linux/sock_diag.h, bytes; the last are packets that were dropped */
+	__u16 total_rto;
+	__u16 total_rto_recoveries;
+	__u8 state; /* of a socket that closed: the one before */
+	__u8 ca_state;
+	__u8 retransmits;
+	__u8 probes;
+	__u8 backoff;
+	__u8 options;
+	__u8 snd_wscale;
+	__u8 rcv_wscale;
+	__u8 app_limited; /* 1: delivery_rate is only what the application gave */
+	__u8 tos;
+	__u8 pad[6];
+	__u8 congestion[16]; /* name of the congestion control */
+};
+
+/* What flowtag_statistics tells of a socket. The last has key.protocol 0, and in tcp.cookie how many sockets were looked
+ * at. */
+struct mark_measured {
+	struct mark_key key;
+	struct mark_tcp tcp;
+};
+
+/* MARK_EVENT_CLOSED, and the socket's last values. */
+struct mark_closed {
+	struct mark_event event;
+	struct mark_tcp tcp;
+};
+
 /* ---- What arrives. */
 
 enum mark_arrival_how {

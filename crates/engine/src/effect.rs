@@ -161,6 +161,12 @@ pub struct Report {
     pub source: Source,
     /// What the flow carried, if an END said so.
     pub usage: Option<Usage>,
+    /// The flow label that its packets carry; `None` where they carry none of ours.
+    pub label: Option<FlowLabel>,
+    /// The rule that found the flow; `None` once somebody announces it.
+    pub rule: Option<Arc<str>>,
+    /// Why the flow is over. `None` unless it is: on an `End`, the flow goes on under another tag.
+    pub ended: Option<EndReason>,
     /// The firefly that this report follows from, if it does.
     pub firefly: Option<Arc<Firefly>>,
 }

@@ -156,9 +156,21 @@ impl Engine {
         self.table.id_of(flow).and_then(|id| self.get(id))
     }
 
+    /// Number and tag of the flow that has this local and this remote end.
+    #[must_use]
+    pub fn at(&self, key: &FlowKey) -> Option<(FlowId, flowtag_wire::Tag)> {
+        let flow = self.table.get(self.table.id_of(key)?)?;
+        (flow.key() == *key).then_some((flow.id, flow.tag))
+    }
+
     /// All flows by number, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = FlowView> {
         self.table.iter().map(Flow::view)
+    }
+
+    /// The tag of each flow.
+    pub fn tags(&self) -> impl Iterator<Item = flowtag_wire::Tag> {
+        self.table.iter().map(|flow| flow.tag)
     }
 
     /// What the kernel holds if it carried out every effect.
@@ -566,6 +578,7 @@ fn finish(
     effects.extend(flow.unmark_effect());
     let report = Report {
         firefly: told.and_then(|end| end.firefly.clone()),
+        ended: Some(reason),
         ..flow.end_report(now, end_time, told.and_then(|end| end.usage))
     };
     let at = report.end_time.unwrap_or(end_time);

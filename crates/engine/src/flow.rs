@@ -168,6 +168,11 @@ impl Flow {
         (self.marking != Marking::TableFull).then(|| (self.key(), mark()))
     }
 
+    /// The label of its packets, if they are marked with one.
+    fn label(&self) -> Option<FlowLabel> {
+        self.mark().map(|(_, mark)| mark.label).filter(|_| self.marking == Marking::Marked)
+    }
+
     /// Makes the kernel's map hold what [`Self::mark`] says.
     pub(crate) fn mark_effect(&self) -> Option<Effect> {
         self.mark().map(|(key, mark)| Effect::Mark { key, mark, start: self.start_time })
@@ -243,7 +248,7 @@ impl Flow {
             flow: self.announced,
             key: self.key(),
             tag: self.tag,
-            label: self.mark().map(|(_, mark)| mark.label).filter(|_| self.marking == Marking::Marked),
+            label: self.label(),
             strategy: self.strategy,
             rule: self.rule.clone(),
             start_time: self.start_time,
@@ -273,6 +278,9 @@ impl Flow {
             application: self.application.clone(),
             source: self.source,
             usage: None,
+            label: self.label().filter(|_| self.strategy.contains(Strategy::LABEL)),
+            rule: self.rule.clone(),
+            ended: None,
             firefly: None,
         }
     }

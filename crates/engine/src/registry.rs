@@ -134,14 +134,79 @@ fn advice(suggestions: &[String]) -> String {
 }
 
 /// Experiments and activities by number and by name.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registry {
     experiments: Names<Experiment>,
     activities: BTreeMap<Experiment, Names<Activity>>,
+    edition: Edition,
+}
+
+/// What a registry says of itself; free text of its publisher, without control characters.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Edition {
+    /// `version`.
+    pub version: Option<String>,
+    /// `modified`, a time in RFC 3339 as published.
+    pub modified: Option<String>,
+}
+
+/// What one registry has otherwise than another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// As the older has it; without an activity it is about the experiment with all its activities.
+    pub experiment: Experiment,
+    /// See `experiment`.
+    pub activity: Option<Activity>,
+    /// The older's name, with that of the experiment before an activity; for what is added the newer's.
+    pub name: String,
+    /// What happened.
+    pub kind: ChangeKind,
+}
+
+/// What happened to an experiment or an activity.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangeKind {
+    /// Neither its number nor its name was there.
+    Added,
+    /// Neither its number nor its name is there any more.
+    Removed,
+    /// Its number has another name.
+    Renamed {
+        /// The newer name.
+        to: String,
+    },
+    /// Its name has another number.
+    Renumbered {
+        /// The newer number, as text; `experiment/activity` for an activity.
+        to: String,
+        /// Whose the old number is now.
+        now: Option<String>,
+    },
+}
+
+impl Change {
+    /// Whether a tag, or an experiment with all its activities, means something else now, or nothing.
+    #[must_use]
+    pub fn concerns(&self, experiment: Experiment, activity: Option<Activity>) -> bool {
+        let same = match (self.activity, activity) {
+            (Some(ours), Some(theirs)) => ours == theirs,
+            // One activity is not all that the experiment is.
+            (Some(_), None) => false,
+            (None, _) => true,
+        };
+        self.kind != ChangeKind::Added && self.experiment == experiment && same
+    }
+
+    /// Its number, as it is written: `3` or `3/14`.
+    #[must_use]
+    pub fn number(&self) -> String {
+        let activity = self.activity.map(|activity| format!("/{activity}")).unwrap_or_default();
+        format!("{}{activity}", self.experiment)
+    }
 }
 
 /// Numbers and names of one kind, each unique.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Names<N> {
     by_number: BTreeMap<N, String>,
     /// Keyed by [`plain`] names.
@@ -157,6 +222,11 @@ impl<N> Default for Names<N> {
 #[derive(Deserialize)]
 struct RawRegistry {
     experiments: Vec<RawExperiment>,
+    /// Of whatever type: nothing depends on it.
+    #[serde(default)]
+    version: serde_json::Value,
+    #[serde(default)]
+    modified: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -199,11 +269,63 @@ impl Registry {
         if raw.experiments.is_empty() {
             return Err(RegistryError::Empty);
         }
-        let mut registry = Self::default();
+        let edition = Edition { version: label(&raw.version), modified: label(&raw.modified) };
+        let mut registry = Self { edition, ..Self::default() };
         for experiment in raw.experiments {
             registry.add(experiment)?;
         }
         Ok(registry)
+    }
+
+    /// Reads a registry that may have commas before closing brackets, as the published one had, and says whether it has.
+    ///
+    /// # Errors
+    /// As [`Self::from_json`].
+    pub fn from_published(text: &str) -> Result<(Self, bool), RegistryError> {
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        match Self::from_json(text) {
+            Err(RegistryError::Json(error)) => {
+                let mended = without_trailing_commas(text).ok_or(RegistryError::Json(error))?;
+                Self::from_json(&mended).map(|registry| (registry, true))
+            }
+            other => other.map(|registry| (registry, false)),
+        }
+    }
+
+    /// What it says of itself.
+    #[must_use]
+    pub fn edition(&self) -> &Edition {
+        &self.edition
+    }
+
+    /// What `newer` has otherwise, by number. Another way to write the same name is no change.
+    #[must_use]
+    pub fn changes_to(&self, newer: &Self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for (experiment, name, kind) in self.experiments.changes_to(&newer.experiments) {
+            changes.push(Change { experiment, activity: None, name, kind });
+        }
+        let none = Names::default();
+        for (experiment, name) in self.experiments.iter() {
+            // Where the number is somebody else's, so are all activities: said once.
+            let same = newer.experiment_name(experiment).is_some_and(|other| plain(other) == plain(name));
+            if !same {
+                continue;
+            }
+            let of = |registry: &Self| registry.activities.get(&experiment).unwrap_or(&none).clone();
+            for (activity, short, kind) in of(self).changes_to(&of(newer)) {
+                let kind = match kind {
+                    ChangeKind::Renumbered { to, now } => {
+                        ChangeKind::Renumbered { to: format!("{experiment}/{to}"), now }
+                    }
+                    other => other,
+                };
+                let name = format!("{name}/{short}");
+                changes.push(Change { experiment, activity: Some(activity), name, kind });
+            }
+        }
+        changes.sort_by_key(|change| (change.experiment, change.activity));
+        changes
     }
 
     fn add(&mut self, raw: RawExperiment) -> Result<(), RegistryError> {
@@ -325,6 +447,28 @@ impl<N: Copy + Ord + Display> Names<N> {
         (text.len() <= MAX_TEXT).then(|| self.by_name.get(&plain(text)).copied()).flatten()
     }
 
+    /// Number, name and what happened, for all that did not stay as it is.
+    fn changes_to(&self, newer: &Self) -> Vec<(N, String, ChangeKind)> {
+        let happened = |number: N, name: &str| {
+            let now = newer.name(number);
+            match newer.find(name) {
+                Some(same) if same == number => None,
+                Some(other) => {
+                    let now = now.map(str::to_owned);
+                    Some(ChangeKind::Renumbered { to: other.to_string(), now })
+                }
+                None => Some(now.map_or(ChangeKind::Removed, |to| ChangeKind::Renamed { to: to.to_owned() })),
+            }
+        };
+        let known = self
+            .iter()
+            .filter_map(|(number, name)| happened(number, name).map(|kind| (number, name.to_owned(), kind)));
+        let is_new = |(number, name): &(N, &str)| self.name(*number).is_none() && self.find(name).is_none();
+        let added =
+            newer.iter().filter(is_new).map(|(number, name)| (number, name.to_owned(), ChangeKind::Added));
+        known.chain(added).collect()
+    }
+
     fn iter(&self) -> impl Iterator<Item = (N, &str)> {
         self.by_number.iter().map(|(number, name)| (*number, name.as_str()))
     }
@@ -344,6 +488,34 @@ impl<N: Copy + Ord + Display> Names<N> {
         names.sort_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         names.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name.clone()).collect()
     }
+}
+
+/// `text` without the commas that stand before a closing bracket outside strings; none: there are no such.
+fn without_trailing_commas(text: &str) -> Option<String> {
+    let mut kept = String::with_capacity(text.len());
+    let (mut in_string, mut escaped) = (false, false);
+    for (at, c) in text.char_indices() {
+        let ends_a_list = || text[at + 1..].trim_start().starts_with([']', '}']);
+        match c {
+            _ if escaped => escaped = false,
+            '\\' if in_string => escaped = true,
+            '"' => in_string = !in_string,
+            ',' if !in_string && ends_a_list() => continue,
+            _ => {}
+        }
+        kept.push(c);
+    }
+    (kept.len() < text.len()).then_some(kept)
+}
+
+/// What a publisher wrote of a registry, if it is short and can be printed.
+fn label(value: &serde_json::Value) -> Option<String> {
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        serde_json::Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    (!text.is_empty() && text.len() <= MAX_NAME && !text.chars().any(char::is_control)).then_some(text)
 }
 
 /// What makes a name the same name: its letters and digits, without case. Reads no more than [`MAX_TEXT`] characters.

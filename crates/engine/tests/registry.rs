@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may panic as the test does")]
 
+use flowtag_engine::registry::Edition;
 use flowtag_engine::{Registry, RegistryError, ResolveError};
 use flowtag_wire::{Experiment, Tag};
 use proptest::prelude::*;
@@ -159,5 +160,79 @@ proptest! {
         let _ = Registry::embedded().resolve(&text);
         let _ = Registry::embedded().resolve(&format!("cms/{text}"));
         let _ = Registry::from_json(&json);
+        let _ = Registry::from_published(&format!("{json},]"));
+    }
+}
+
+#[test]
+fn the_published_form_has_commas_that_json_has_not() {
+    let text = r#"{"experiments": [{"expName": "a,]", "expId": 1, "activities": [
+        {"activityName": "say \",}\"", "activityId": 2,},
+    ] , }, ],"version":3,"modified":"2025-09-04",}"#;
+    assert!(matches!(Registry::from_json(text), Err(RegistryError::Json(_))));
+    let (registry, mended) = Registry::from_published(text).expect("a registry");
+    assert!(mended);
+    assert_eq!(registry.experiment_name(experiment(1)), Some("a,]"), "strings are left alone");
+    assert_eq!(registry.describe(registry.resolve("1/2").expect("a tag")), "a,]/say \",}\"");
+    assert_eq!(registry.edition().version.as_deref(), Some("3"));
+    assert_eq!(registry.edition().modified.as_deref(), Some("2025-09-04"));
+    let right =
+        "\u{feff}{\"experiments\":[{\"expName\":\"a\",\"expId\":1}],\"version\":[],\"modified\":\"\\n\"}";
+    let (registry, mended) = Registry::from_published(right).expect("a registry, behind a byte order mark");
+    assert!(!mended);
+    assert_eq!(*registry.edition(), Edition::default(), "what is no text says nothing");
+    for wrong in [",", "[,]", "{\"experiments\":[{,}]}", "<html>,]"] {
+        assert!(Registry::from_published(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn changes_are_told_by_number_name_and_what_happened() {
+    let old = registry(
+        r#"{"expName":"alpha","expId":1,"activities":[{"activityName":"One","activityId":1},
+            {"activityName":"Two","activityId":2},{"activityName":"Three","activityId":3},
+            {"activityName":"Four","activityId":4}]},
+           {"expName":"beta","expId":2,"activities":[{"activityName":"default","activityId":1}]},
+           {"expName":"gamma","expId":3},{"expName":"delta","expId":4}"#,
+    )
+    .expect("a registry");
+    let new = registry(
+        r#"{"expName":"ALPHA","expId":1,"activities":[{"activityName":"one","activityId":1},
+            {"activityName":"Two","activityId":7},{"activityName":"Drei","activityId":3},
+            {"activityName":"Five","activityId":2}]},
+           {"expName":"beta","expId":9,"activities":[]},
+           {"expName":"gamma rays","expId":3},{"expName":"epsilon","expId":5}"#,
+    )
+    .expect("a registry");
+    let told: Vec<_> =
+        old.changes_to(&new).iter().map(|c| (c.number(), c.name.clone(), format!("{:?}", c.kind))).collect();
+    let told: Vec<_> = told.iter().map(|(a, b, c)| (a.as_str(), b.as_str(), c.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            ("1/2", "alpha/Two", r#"Renumbered { to: "1/7", now: Some("Five") }"#),
+            ("1/3", "alpha/Three", r#"Renamed { to: "Drei" }"#),
+            ("1/4", "alpha/Four", "Removed"),
+            ("2", "beta", r#"Renumbered { to: "9", now: None }"#),
+            ("3", "gamma", r#"Renamed { to: "gamma rays" }"#),
+            ("4", "delta", "Removed"),
+            ("5", "epsilon", "Added"),
+        ]
+    );
+    assert_eq!(old.changes_to(&old), [], "nothing changes to itself");
+    let changes = old.changes_to(&new);
+    let concerned = |e: u64, a: Option<u64>| {
+        let activity = a.map(|a| flowtag_wire::tag::Activity::new(a).expect("an activity"));
+        changes.iter().filter(|c| c.concerns(experiment(e), activity)).count()
+    };
+    for (e, a, count, why) in [
+        (1, Some(2), 1, "the activity has another number"),
+        (1, Some(1), 0, "case is no change"),
+        (1, None, 0, "the experiment is what it was"),
+        (2, Some(1), 1, "an experiment with all its activities"),
+        (2, None, 1, "the experiment itself"),
+        (5, None, 0, "what is added concerns nobody"),
+    ] {
+        assert_eq!(concerned(e, a), count, "{why}");
     }
 }

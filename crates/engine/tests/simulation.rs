@@ -548,6 +548,7 @@ impl World {
             }
         }
         assert_eq!(report.end_time.is_some(), report.state == ReportState::End);
+        assert!(report.ended.is_none() || report.state == ReportState::End, "only what is over ended");
     }
 
     fn watch(&mut self, change: &Change) {

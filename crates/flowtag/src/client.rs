@@ -1,17 +1,25 @@
-//! Talks to the running daemon over its control socket, for the commands that do.
+//! Talks to the running daemon over its control socket, or over TCP to one elsewhere, for the commands that do.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::header::HeaderValue;
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+
+use crate::{https, outputs::resolve};
 
 /// The daemon answers within milliseconds; it says nothing for longer only where it has too many other clients.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,6 +27,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A connection to the daemon, one request at a time.
 pub(crate) struct Client {
     sender: http1::SendRequest<Full<Bytes>>,
+    host: HeaderValue,
+    authorization: Option<HeaderValue>,
+}
+
+/// A daemon that is reached over TCP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Remote<'a> {
+    /// `https://HOST:PORT`, or `http://…`.
+    pub(crate) url: &'a str,
+    pub(crate) token_file: Option<&'a Path>,
+    /// Certificates to trust in place of the system's.
+    pub(crate) ca_file: Option<&'a Path>,
 }
 
 #[derive(Deserialize)]
@@ -38,10 +58,44 @@ impl Client {
     pub(crate) async fn connect(socket: Option<&Path>) -> Result<Self> {
         let path = socket.map_or_else(default_socket, Path::to_owned);
         let stream = UnixStream::connect(&path).await.map_err(|e| explain(&path, e))?;
+        Self::talk(stream, HeaderValue::from_static("localhost"), None).await
+    }
+
+    /// # Errors
+    /// Says what of the way to the daemon fails.
+    pub(crate) async fn dial(remote: Remote<'_>) -> Result<Self> {
+        let url = remote.url;
+        let (host, port, is_tls) = parse(url)?;
+        let authorization = remote.token_file.map(bearer).transpose()?;
+        let stream = tokio::time::timeout(PATIENCE, reach(&host, port)).await;
+        let stream = stream.unwrap_or_else(|_| Err(anyhow!("no answer within {PATIENCE:?}")));
+        let stream = stream.with_context(|| {
+            format!("cannot reach the daemon at {url}: does it listen there (inputs.control.listen)?")
+        })?;
+        let shown = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        let shown = HeaderValue::try_from(shown).context("the host of the URL is no name")?;
+        if !is_tls {
+            return Self::talk(stream, shown, authorization).await;
+        }
+        let name = ServerName::try_from(host).context("the host of the URL is no name")?;
+        let tls = TlsConnector::from(Arc::new(https::client_config(remote.ca_file)?));
+        let stream = tokio::time::timeout(PATIENCE, tls.connect(name, stream)).await;
+        let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()));
+        let stream = stream.with_context(|| {
+            format!("no TLS with the daemon at {url}: has it a certificate (inputs.control.tls_certificate), for that name, of an authority that is trusted here (--ca-file)?")
+        })?;
+        Self::talk(stream, shown, authorization).await
+    }
+
+    async fn talk(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        host: HeaderValue,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Self> {
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.context("the daemon does not speak HTTP")?;
         tokio::spawn(connection); // ends when the sender is dropped
-        Ok(Self { sender })
+        Ok(Self { sender, host, authorization })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T> {
@@ -87,13 +141,15 @@ impl Client {
     }
 
     async fn send(&mut self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>> {
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
-            .header(hyper::header::HOST, "localhost")
-            .header(hyper::header::CONTENT_TYPE, "application/json")
-            .body(Full::new(body))
-            .context("cannot write the request")?;
+            .header(hyper::header::HOST, &self.host)
+            .header(hyper::header::CONTENT_TYPE, "application/json");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(hyper::header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::new(body)).context("cannot write the request")?;
         let answer = tokio::time::timeout(PATIENCE, self.sender.send_request(request)).await;
         let answer = answer.map_err(|_| {
             anyhow!("the daemon did not answer within {PATIENCE:?}: too many other clients may be connected, see its log")
@@ -101,6 +157,40 @@ impl Client {
         let answer = answer.context("the daemon did not answer")?;
         if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
+}
+
+/// Host without brackets, port, and whether TLS is spoken.
+fn parse(url: &str) -> Result<(String, u16, bool)> {
+    let wrong = || anyhow!("{url:?} is not where a daemon could be: write https://HOST:PORT");
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let is_tls = match uri.scheme_str() {
+        Some("https") => true,
+        Some("http") => false,
+        _ => return Err(wrong()),
+    };
+    let (host, port) = (uri.host().ok_or_else(wrong)?, uri.port_u16().ok_or_else(wrong)?);
+    if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+        return Err(wrong());
+    }
+    Ok((host.trim_matches(['[', ']']).to_owned(), port, is_tls))
+}
+
+async fn reach(host: &str, port: u16) -> Result<TcpStream> {
+    let addresses = match host.parse() {
+        Ok(address) => vec![address],
+        Err(_) => resolve::addresses(host).await?,
+    };
+    let addresses: Vec<_> = addresses.into_iter().map(|ip| SocketAddr::new(ip, port)).collect();
+    Ok(TcpStream::connect(&addresses[..]).await?)
+}
+
+fn bearer(path: &Path) -> Result<HeaderValue> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the token in {} (--token-file)", path.display()))?;
+    let mut value = HeaderValue::try_from(format!("Bearer {}", text.trim()))
+        .with_context(|| format!("{} (--token-file) is not one line with a token", path.display()))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// RFC 3986 §2.1, for names with blanks and signs in paths and queries.

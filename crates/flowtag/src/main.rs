@@ -7,9 +7,12 @@
 mod cli;
 mod client;
 mod config;
+mod http;
+mod https;
 mod inputs;
 mod logging;
 mod outputs;
+mod registry;
 mod rules;
 mod supervisor;
 

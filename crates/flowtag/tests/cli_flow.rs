@@ -1,4 +1,4 @@
-//! `flowtag flow` and `flowtag status` as an administrator types them, against the running daemon.
+//! `flowtag flow` as an administrator types it, against the running daemon.
 
 mod common;
 
@@ -237,44 +237,6 @@ fn what_the_daemon_refuses_is_said_with_its_reason() {
     }
     let full = refusal(&cli::run(&daemon, &["flow", "start", "--tag", TAG, "tcp", SRC, DST]));
     assert!(full.contains("the flow table is full: it may hold 3 flows"), "{full}");
-    daemon.stop();
-}
-
-#[test]
-fn status_is_one_screen_or_the_whole_object() {
-    let daemon = daemon();
-    start(&daemon, TAG, DST);
-    let text = cli::ok(&daemon, &["status"]);
-    let lines: Vec<_> = text.lines().collect();
-    let head = format!("flowtag {} (pid {}) since 20", env!("CARGO_PKG_VERSION"), daemon.pid());
-    assert!(
-        lines[0].starts_with(&head)
-            && lines[0].ends_with('Z')
-            && !lines[0].rsplit(' ').next().unwrap_or("").contains('.'),
-        "to the second: {text}"
-    );
-    assert_eq!(
-        lines[1..],
-        ["flows     1 of at most 3", "events    started 1", "marking is off (mark.enabled)"]
-    );
-    assert_eq!(cli::json(&daemon, &["status"]), api::get(&daemon, "/v1/status").json());
-    daemon.stop();
-}
-
-#[test]
-fn status_names_collectors_with_their_address_or_what_is_wrong() {
-    let daemon = Daemon::start(
-        "[mark]\nenabled = false\n[inputs.pipe]\nenabled = true\n[outputs.firefly]\ndestination = false\n\
-         [[outputs.firefly.collectors]]\naddress = \"[::1]:9\"\n\
-         [[outputs.firefly.collectors]]\naddress = \"collector.invalid:10514\"\n",
-    );
-    let status = cli::ok(&daemon, &["status"]);
-    for line in ["pipe      none", "fireflies none", "collector [::1]:9 ([::1]:9)"] {
-        assert!(status.lines().any(|l| l == line), "{line} is not in\n{status}");
-    }
-    let unresolved =
-        status.lines().find(|l| l.starts_with("collector collector.invalid:10514 (")).expect("the other");
-    assert!(!unresolved.contains("null"), "{unresolved}");
     daemon.stop();
 }
 

@@ -2,54 +2,11 @@
 
 mod common;
 
-use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
-
 use common::cli;
+use common::collector::{Collector, count, wait_for_count};
 use common::hosts::Hosts;
-use flowtag_testbed::{Host, require_root};
-use flowtag_wire::Firefly;
+use flowtag_testbed::require_root;
 use flowtag_wire::firefly::State;
-use serde_json::Value;
-
-const SCHEMA: &str = include_str!("../../../data/firefly-schema-v1.0.0.json");
-
-struct Collector(UdpSocket);
-
-impl Collector {
-    fn new(host: &Host, addr: SocketAddr) -> Self {
-        let socket = host.run(|| UdpSocket::bind(addr)).expect("host").expect("bind");
-        socket.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        Self(socket)
-    }
-
-    /// The next datagram, held against schema and RFC 5424.
-    #[track_caller]
-    fn receive(&self) -> Firefly {
-        let mut buffer = [0; 2048];
-        let length = self.0.recv(&mut buffer).expect("a firefly");
-        assert!(length <= 1232, "within one MTU");
-        let text = std::str::from_utf8(&buffer[..length]).expect("UTF-8");
-        assert_valid(text);
-        Firefly::from_datagram(text.as_bytes()).expect("it can be read")
-    }
-
-    fn is_empty(&self) -> bool {
-        self.0.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
-        self.0.recv(&mut [0; 1]).is_err()
-    }
-}
-
-#[track_caller]
-fn assert_valid(text: &str) {
-    let header = r"^<134>1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00 [!-~]{1,255} flowtag-[!-~]{1,40} - firefly-json - \{";
-    assert!(regex::Regex::new(header).expect("a pattern").is_match(text), "{text}");
-    let json: Value = serde_json::from_str(&text[text.find('{').expect("JSON")..]).expect("JSON");
-    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema");
-    let validator =
-        jsonschema::options().should_validate_formats(true).build(&schema).expect("the schema compiles");
-    validator.validate(&json).unwrap_or_else(|e| panic!("{e}: {json}"));
-}
 
 fn config(collectors: &[String]) -> String {
     let block = |address: &String| format!("[[outputs.firefly.collectors]]\naddress = \"{address}\"\n");
@@ -91,13 +48,13 @@ fn destination_and_two_collectors_get_both_fireflies_and_a_dead_one_changes_noth
         assert!(end.end_time >= end.start_time);
         assert!(collector.is_empty(), "two fireflies and no more");
     }
-    daemon.wait_for_log("collector cannot be resolved");
+    daemon.wait_for_log("name cannot be resolved");
     let status = cli::json(&daemon, &["status"]);
-    let unresolved =
-        status["collectors"].as_array().expect("collectors").iter().filter(|c| c["address"].is_null());
-    assert_eq!(unresolved.count(), 1);
-    assert_eq!(status["fireflies"]["unresolved"], 2);
-    assert_eq!(status["fireflies"]["dropped"], 0);
+    let fireflies = &status["services"]["outputs.firefly"];
+    let targets = fireflies["targets"].as_array().expect("collectors");
+    assert_eq!(targets.iter().filter(|c| c["address"].is_null()).count(), 1);
+    assert_eq!(fireflies["counts"]["unresolved"], 2);
+    assert_eq!(fireflies["counts"]["dropped"], 0);
     daemon.stop();
 }
 
@@ -125,7 +82,7 @@ fn the_destination_copy_can_be_switched_off_and_collectors_choose_experiments() 
         (Collector::new(&hosts.b, hosts.dst(10515)), Collector::new(&hosts.b, hosts.dst(10516)));
     let address = |port: u16| format!("[[outputs.firefly.collectors]]\naddress = \"{}\"\n", hosts.dst(port));
     let toml = format!(
-        "[mark]\nenabled = false\n[outputs.firefly]\ndestination = false\n{}{}experiments = [\"atlas\"]\n",
+        "[mark]\nenabled = false\n[outputs.firefly]\ndestination = false\n{}{}tags = [\"atlas\"]\n",
         address(10515),
         address(10516)
     );
@@ -152,4 +109,141 @@ fn fireflies_are_never_flows_of_their_own() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && stderr.contains("firefly traffic"), "{stderr}");
     }
+}
+
+/// START events of as many flows, in one write.
+fn start_many(daemon: &common::daemon::Daemon, hosts: &Hosts, flows: std::ops::Range<u16>, word: &str) {
+    let line = |port| {
+        let (src, dst) = (hosts.link.a.ipv6, hosts.link.b.ipv6);
+        format!("{word} tcp {src} {port} {dst} 5201 3 14\n")
+    };
+    std::fs::write(daemon.pipe(), flows.map(line).collect::<String>()).expect("the pipe is read");
+}
+
+#[test]
+fn a_flood_is_limited_for_each_target_and_ends_go_first() {
+    require_root!();
+    let hosts = Hosts::new("limit");
+    let (collector, destination) =
+        (Collector::new(&hosts.b, hosts.dst(10515)), Collector::new(&hosts.b, hosts.dst(10514)));
+    let toml = config(&[format!("[{}]:10515", hosts.link.b.ipv6)]);
+    let toml = toml
+        .replace("[[outputs", "[outputs.firefly]\nrate_limit = 40\n[inputs.pipe]\nenabled = true\n[[outputs");
+    let daemon = hosts.daemon(&toml);
+    start_many(&daemon, &hosts, 1000..2000, "start");
+    wait_for_count(&daemon, "inputs.pipe", "events", 1000);
+    start_many(&daemon, &hosts, 1000..1010, "end");
+    wait_for_count(&daemon, "inputs.pipe", "events", 1010);
+    let mut ends = 0;
+    let mut all = 0;
+    while ends < 10 {
+        all += 1;
+        ends += usize::from(collector.receive().state == State::End);
+    }
+    assert!(all < 500, "{all} of 1010");
+    assert!(count(&daemon, "outputs.firefly", "limited") > 1000, "of both targets");
+    assert!(destination.drain() < 500);
+    assert_eq!(count(&daemon, "outputs.firefly", "failed"), 0);
+}
+
+#[test]
+fn collectors_choose_by_prefix_and_activity() {
+    require_root!();
+    let hosts = Hosts::new("prefix");
+    let collectors = [10515, 10516, 10517].map(|port| Collector::new(&hosts.b, hosts.dst(port)));
+    let block = |port: u16, filter: &str| {
+        format!("[[outputs.firefly.collectors]]\naddress = \"{}\"\n{filter}\n", hosts.dst(port))
+    };
+    let toml = [
+        "[mark]\nenabled = false\n[outputs.firefly]\ndestination = false\n".to_owned(),
+        block(10515, "prefixes = [\"2001:db8:5::/48\", \"192.0.2.0/24\"]"),
+        block(10516, "tags = [\"cms/14\"]"),
+        block(10517, "tags = [\"cms\", \"atlas\"]\nprefixes = [\"2001:db8:6::/48\"]"),
+    ];
+    let daemon = hosts.daemon(&toml.concat());
+    let flows = [
+        ("cms/14", "[2001:db8::1]:1", "[2001:db8:5::1]:1"),
+        ("cms/15", "192.0.2.1:2", "198.51.100.1:2"),
+        ("atlas/9", "[2001:db8:6::1]:3", "[2001:db8::1]:3"),
+    ];
+    for (tag, src, dst) in flows {
+        cli::ok(&daemon, &["flow", "start", "-t", tag, "tcp", src, dst]);
+    }
+    let port = |collector: &Collector| collector.receive().flow.src().port();
+    assert_eq!([port(&collectors[0]), port(&collectors[0])], [1, 2]);
+    assert_eq!(port(&collectors[1]), 1);
+    assert_eq!(port(&collectors[2]), 3);
+    assert!(collectors.iter().all(Collector::is_empty));
+}
+
+#[test]
+fn a_collector_that_is_not_there_is_said_once_counted_and_shown() {
+    require_root!();
+    let hosts = Hosts::new("refused");
+    let mut daemon = hosts.daemon(&config(&[format!("[{}]:10515", hosts.link.b.ipv6)]));
+    let start = |port: u16| {
+        let (src, dst) = (hosts.src(port).to_string(), hosts.dst(9).to_string());
+        cli::ok(&daemon, &["flow", "start", "-t", "3/14", "tcp", &src, &dst]);
+    };
+    (1..=20).for_each(start);
+    let unreachable = || count(&daemon, "outputs.firefly", "unreachable");
+    flowtag_testbed::wait_until("answers", std::time::Duration::from_secs(60), || {
+        start(30);
+        cli::ok(&daemon, &["flow", "end", "tcp", &hosts.src(30).to_string(), &hosts.dst(9).to_string()]);
+        Ok((unreachable() >= 2).then_some(()))
+    })
+    .expect("the other host says that nobody listens");
+    let status = cli::json(&daemon, &["status"]);
+    let target = &status["services"]["outputs.firefly"]["targets"][0];
+    assert!(target["error"].as_str().is_some_and(|e| e.contains("refused")), "{target}");
+    assert_eq!(daemon.log().matches("a collector cannot be reached").count(), 1, "{}", daemon.log());
+    let collector = Collector::new(&hosts.b, hosts.dst(10515));
+    start(40);
+    assert_eq!(collector.receive().flow.src().port(), 40, "nothing is lost from then on");
+    assert!(daemon.is_running());
+}
+
+#[test]
+fn each_content_is_valid_fits_and_tells_the_round_trip_time() {
+    require_root!();
+    let hosts = Hosts::new("content");
+    let toml = |content: &str| {
+        format!(
+            "[mark]\nenabled = false\n[flows]\nreport_every = \"1s\"\n[statistics]\nperiod = \"1s\"\n\
+             [outputs.firefly]\ncontent = \"{content}\"\n"
+        )
+    };
+    let destination = Collector::new(&hosts.b, hosts.dst(10514));
+    let daemon = hosts.daemon(&toml("none"));
+    let contents = ["flowtag", "flowd", "flowd-go", "flowd-go-lean", "flowd-go-full"];
+    for (port, content) in (5201_u16..).zip(contents) {
+        daemon.reload(&toml(content));
+        wait_for_log_count(&daemon, "the new configuration is in force", usize::from(port - 5200));
+        let mut streams = hosts.connect(port, port);
+        let (src, dst) = (hosts.src(port).to_string(), hosts.dst(port).to_string());
+        cli::ok(&daemon, &["flow", "start", "-t", "3/14", "tcp", &src, &dst]);
+        assert_eq!(destination.receive().state, State::Start);
+        common::hosts::transfer(&mut streams, &[7; 100_000]);
+        let told = std::iter::repeat_with(|| destination.receive())
+            .take(20)
+            .find(|told| {
+                told.usage.is_some_and(|usage| usage.sent == Some(100_000)) && told.netlink.is_some()
+            })
+            .expect("what was measured is told within some periods");
+        assert_eq!(told.usage.and_then(|usage| usage.received), Some(0), "{content}");
+        cli::ok(&daemon, &["flow", "end", "tcp", &src, &dst]);
+        let end = std::iter::repeat_with(|| destination.receive()).find(|told| told.state == State::End);
+        let end = end.expect("an end");
+        assert_eq!(end.usage.and_then(|usage| usage.sent), Some(100_000), "{content}");
+        let netlink = serde_json::Value::from(end.netlink.expect("netlink"));
+        let rtt =
+            [&netlink["rtt"], &netlink["tcpInfo"]["rtt"]].into_iter().find_map(serde_json::Value::as_f64);
+        assert!(rtt.is_some_and(|rtt| rtt > 0.0), "{content}: {netlink}");
+    }
+}
+
+#[track_caller]
+fn wait_for_log_count(daemon: &common::daemon::Daemon, text: &str, number: usize) {
+    let reached = || Ok((daemon.log().matches(text).count() >= number).then_some(()));
+    flowtag_testbed::wait_until(text, std::time::Duration::from_secs(60), reached).expect("it is said");
 }

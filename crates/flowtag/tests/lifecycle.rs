@@ -138,7 +138,7 @@ fn a_filter_under_another_priority_or_beside_tcx_is_removed_by_the_next_start() 
 }
 
 #[test]
-fn local_is_known_without_marking_and_a_reload_keeps_the_loop_guard() {
+fn local_is_known_without_marking_and_the_loop_guard_follows_a_reload() {
     require_root!();
     let hosts = Hosts::new("local");
     let off = "[mark]\nenabled = false\n";
@@ -149,11 +149,14 @@ fn local_is_known_without_marking_and_a_reload_keeps_the_loop_guard() {
         Ok((cli::json(&daemon, &["flow", "list"])["local"] == near.as_str()).then_some(()))
     })
     .expect("the destination is this host");
-    daemon.reload(&format!("{off}[outputs.firefly]\nenabled = false\n"));
+    let start = |daemon: &Daemon, port| {
+        let fireflies = hosts.dst(port).to_string();
+        cli::run(daemon, &["flow", "start", "-t", "3/14", "udp", &near, &fireflies]).status.success()
+    };
+    assert!(!start(&daemon, 10514) && start(&daemon, 10515), "fireflies are no flows");
+    daemon.reload(&format!("{off}[outputs.firefly]\ndestination_port = 10515\n"));
     daemon.wait_for_log("the new configuration is in force");
-    let fireflies = hosts.dst(10514).to_string();
-    let refused = cli::run(&daemon, &["flow", "start", "-t", "3/14", "udp", &near, &fireflies]);
-    assert!(!refused.status.success(), "fireflies are still sent, so they are still no flows");
+    assert!(start(&daemon, 10514) && !start(&daemon, 10515), "fireflies go elsewhere now");
 }
 
 #[test]

@@ -91,7 +91,7 @@ fn a_name_is_resolved_when_it_can_be_and_again_when_it_may_have_moved() {
         command.args(["-c", &script, "sh"]).args(args);
         command
     });
-    daemon.wait_for_log("collector cannot be resolved");
+    daemon.wait_for_log("name cannot be resolved");
     server.set(hosts.link.b.ipv6);
     daemon.wait_for_log(&format!("address={}", hosts.link.b.ipv6));
     start(&hosts, &daemon, 1);

@@ -34,3 +34,25 @@ fn the_service_manager_hears_of_start_reload_and_stop() {
     daemon.stop();
     assert_eq!(next(), "STOPPING=1");
 }
+
+#[test]
+fn the_service_manager_hears_again_and_again_that_the_daemon_works() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("bind");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+    let daemon = Daemon::start_with("[mark]\nenabled = false\n", |args| {
+        let mut command = Command::new("env");
+        command.arg(format!("NOTIFY_SOCKET={}", path.display())).arg("WATCHDOG_USEC=200000").args(args);
+        command
+    });
+    let mut buffer = [0; 512];
+    let heard: Vec<_> = (0..4)
+        .map(|_| {
+            let length = socket.recv(&mut buffer).expect("a message");
+            String::from_utf8_lossy(&buffer[..length]).trim().to_owned()
+        })
+        .collect();
+    assert_eq!(heard, ["READY=1", "WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"]);
+    daemon.stop();
+}

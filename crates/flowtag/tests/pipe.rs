@@ -26,12 +26,15 @@ fn write(daemon: &Daemon, chunks: &mut dyn Iterator<Item = &[u8]>) {
     chunks.for_each(|chunk| pipe.write_all(chunk).expect("written"));
 }
 
+fn counts(daemon: &Daemon) -> serde_json::Value {
+    cli::json(daemon, &["status"])["services"]["inputs.pipe"]["counts"].clone()
+}
+
 #[track_caller]
 fn wait_for(daemon: &Daemon, key: &str, value: u64) {
-    let status = || cli::json(daemon, &["status"]);
     let reached =
-        wait_until(key, LIMIT, || Ok((status()["pipe"][key].as_u64() >= Some(value)).then_some(())));
-    reached.unwrap_or_else(|_| panic!("{key} is not {value}: {}", status()["pipe"]));
+        wait_until(key, LIMIT, || Ok((counts(daemon)[key].as_u64() >= Some(value)).then_some(())));
+    reached.unwrap_or_else(|_| panic!("{key} is not {value}: {}", counts(daemon)));
 }
 
 /// Ports of the known flows in order of start.
@@ -64,7 +67,7 @@ fn ten_thousand_lines_in_awkward_writes_are_ten_thousand_events_in_order() {
         write(&daemon, &mut way);
         wait_for(&daemon, "events", 10_000);
         assert_eq!(ports(&daemon), (1..=10_000).collect::<Vec<_>>());
-        assert_eq!(cli::json(&daemon, &["status"])["pipe"]["bad_lines"], 0);
+        assert_eq!(counts(&daemon)["bad_lines"], 0);
         daemon.stop();
     }
 }

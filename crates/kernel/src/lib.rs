@@ -24,6 +24,8 @@ pub mod link;
 pub mod mark;
 mod netlink;
 pub mod path_mtu;
+pub mod peer;
+pub mod socket_queue;
 pub mod sockets;
 pub mod tc;
 pub mod tcp_info;

@@ -31,6 +31,7 @@ mod read;
 mod write;
 
 use std::fmt;
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -119,6 +120,9 @@ pub struct Firefly {
     /// All other top-level keys, such as flowd-go's `skOps`, as they came. Keys that the schema or the fields above
     /// own are not written from here.
     pub extra: Map<String, Value>,
+    /// The host that the message came from, where whoever received it noted that. Not a part of the message: neither read
+    /// nor written.
+    pub sender: Option<IpAddr>,
 }
 
 impl Firefly {
@@ -138,6 +142,7 @@ impl Firefly {
             netlink: None,
             storage_stats: None,
             extra: Map::new(),
+            sender: None,
         }
     }
 

@@ -17,12 +17,14 @@
 pub mod capture;
 pub mod firefly;
 pub mod flow;
+pub mod ipfix;
 pub mod option;
 pub mod packet;
 mod stamp;
 mod strategy;
 pub mod syslog;
 pub mod tag;
+pub mod xrootd;
 
 pub use capture::{Capture, CaptureError, Record};
 pub use firefly::{Firefly, ReadError, State, Usage, WriteError};

@@ -379,6 +379,7 @@ fn any_firefly() -> impl Strategy<Value = Firefly> {
                 netlink: more.0.map(|v| Map::from_iter([("tcpInfo".to_owned(), v)])),
                 storage_stats: more.1,
                 extra: Map::from_iter([("skOps".to_owned(), more.2)]),
+                sender: None,
             }
         },
     )

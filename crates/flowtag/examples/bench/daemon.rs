@@ -1,73 +1,26 @@
-//! The running daemon: events per second by pipe and by API, memory, size.
+//! A running daemon, and what is asked of it.
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use flowtag_testbed::{Process, wait_until};
 use tempfile::TempDir;
 
-use crate::report::{Figure, Report};
-
-const RUNS: usize = 5;
-const EVENTS: usize = 100_000;
-const BATCH: usize = 10_000;
-const LIMIT: Duration = Duration::from_secs(120);
-
-pub(crate) fn run(report: &mut Report, flowtag: &Path) -> Result<()> {
-    report.section(
-        "Events",
-        "100,000 START events for 100,000 flows, each written into the kernel's map, from the first byte written to the \
-         last flow known. Aim: at least 100,000 events/s.",
-        &["input", "events/s"],
-    );
-    let (mut pipe, mut api) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        pipe.push(rate(&Daemon::start(flowtag, 1_000_000)?, by_pipe)?);
-        api.push(rate(&Daemon::start(flowtag, 1_000_000)?, by_api)?);
-    }
-    report.row(&["named pipe".into(), Figure::of(&pipe).show(0)]);
-    report.row(&["API, 10,000 events a request".into(), Figure::of(&api).show(0)]);
-    memory(report, flowtag)
-}
-
-fn memory(report: &mut Report, flowtag: &Path) -> Result<()> {
-    report.section(
-        "Memory and size",
-        "Resident memory of the daemon (VmRSS) with the default flows.max, after START events for so many flows. 64 bytes \
-         for each flow of flows.max are the array that it shares with the kernel. Aim: at most 30 MB at 10,000 flows, \
-         binary at most 10 MB.",
-        &["", "MB"],
-    );
-    let daemon = Daemon::start(flowtag, 100_000)?;
-    let megabytes = |kib: f64| format!("{:.1}", kib * 1024.0 / 1e6);
-    report.row(&["idle, no flows".into(), megabytes(daemon.resident()?)]);
-    for (flows, from) in [(10_000, 0), (100_000, 10_000)] {
-        (from..flows).step_by(BATCH).try_for_each(|first| daemon.post(&batch(first..first + BATCH)))?;
-        report.row(&[format!("{flows} flows"), megabytes(daemon.resident()?)]);
-    }
-    let size = fs::metadata(flowtag)?.len() as f64 / 1024.0;
-    report.row(&["release binary".into(), megabytes(size)]);
-    Ok(())
-}
-
-fn rate(daemon: &Daemon, send: fn(&Daemon) -> Result<()>) -> Result<f64> {
-    let start = Instant::now();
-    send(daemon)?;
-    wait_until("all flows", LIMIT, || Ok((daemon.flows()? == EVENTS).then_some(())))?;
-    Ok(EVENTS as f64 / start.elapsed().as_secs_f64())
-}
+pub(crate) const EVENTS: usize = 100_000;
+pub(crate) const BATCH: usize = 10_000;
+pub(crate) const LIMIT: Duration = Duration::from_secs(120);
 
 /// Addresses and ports of event `n`.
-fn ends(n: usize) -> (String, String) {
+pub(crate) fn ends(n: usize) -> (String, String) {
     (format!("2001:db8::{:x}", n / 50_000 + 1), format!("{}", n % 50_000 + 1))
 }
 
-fn by_pipe(daemon: &Daemon) -> Result<()> {
+pub(crate) fn by_pipe(daemon: &Daemon) -> Result<()> {
     let line = |n| {
         let (address, port) = ends(n);
         format!("start tcp {address} {port} 2001:db8:1::1 5201 3 14\n")
@@ -77,11 +30,8 @@ fn by_pipe(daemon: &Daemon) -> Result<()> {
     Ok(pipe.write_all(text.as_bytes())?)
 }
 
-fn by_api(daemon: &Daemon) -> Result<()> {
-    (0..EVENTS).step_by(BATCH).try_for_each(|first| daemon.post(&batch(first..first + BATCH)))
-}
-
-fn batch(numbers: std::ops::Range<usize>) -> String {
+/// START events of the API.
+pub(crate) fn batch(numbers: std::ops::Range<usize>) -> String {
     let event = |n| {
         let (address, port) = ends(n);
         format!(
@@ -91,18 +41,24 @@ fn batch(numbers: std::ops::Range<usize>) -> String {
     format!("[{}]", numbers.map(event).collect::<Vec<_>>().join(","))
 }
 
-struct Daemon {
+pub(crate) struct Daemon {
     process: Process,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
 }
 
 impl Daemon {
-    fn start(flowtag: &Path, max_flows: u32) -> Result<Self> {
+    /// Without fireflies out.
+    pub(crate) fn start(flowtag: &Path, max_flows: u32) -> Result<Self> {
+        Self::start_with(flowtag, max_flows, "enabled = false\n")
+    }
+
+    /// With these lines for `[outputs.firefly]`.
+    pub(crate) fn start_with(flowtag: &Path, max_flows: u32, firefly: &str) -> Result<Self> {
         let dir = TempDir::with_prefix("flowtag-bench-")?;
         let here = dir.path().display();
         let config = format!(
             "runtime_dir = \"{here}\"\n[log]\nlevel = \"warn\"\n[mark]\ninterfaces = [\"flowtag-none*\"]\npin = \"\"\n\
-             [flows]\nmax = {max_flows}\n[outputs.firefly]\nenabled = false\n\
+             [flows]\nmax = {max_flows}\n[outputs.firefly]\n{firefly}\
              [inputs.control]\npath = \"{here}/control.sock\"\n[inputs.pipe]\nenabled = true\npath = \"{here}/pipe\"\n"
         );
         fs::write(dir.path().join("flowtag.toml"), config)?;
@@ -113,24 +69,28 @@ impl Daemon {
         Ok(daemon)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("control.sock")
     }
 
-    fn flows(&self) -> Result<usize> {
-        let status = self.request("GET", "/v1/flows?limit=0", "")?;
-        let body = status.split_once("\r\n\r\n").context("an answer")?.1;
-        let value: serde_json::Value = serde_json::from_str(body)?;
-        Ok(value["total"].as_u64().context("a total")? as usize)
+    /// Flows in the table.
+    pub(crate) fn flows(&self) -> Result<usize> {
+        let flows = self.get("/v1/flows?limit=0")?;
+        Ok(flows["total"].as_u64().context("a total")? as usize)
     }
 
-    fn post(&self, events: &str) -> Result<()> {
+    pub(crate) fn get(&self, path: &str) -> Result<serde_json::Value> {
+        let answer = self.request("GET", path, "")?;
+        Ok(serde_json::from_str(answer.split_once("\r\n\r\n").context("an answer")?.1)?)
+    }
+
+    pub(crate) fn post(&self, events: &str) -> Result<()> {
         let answer = self.request("POST", "/v1/events", events)?;
         ensure!(answer.contains("\"rejected\":0"), "the daemon rejected events: {answer}");
         Ok(())
     }
 
-    fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
+    pub(crate) fn request(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let mut stream = UnixStream::connect(self.socket())?;
         let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
         write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len())?;
@@ -139,10 +99,13 @@ impl Daemon {
         Ok(answer)
     }
 
-    /// KiB.
-    fn resident(&self) -> Result<f64> {
+    /// Bytes of resident memory: of its own, and shared with the kernel or of files.
+    pub(crate) fn resident(&self) -> Result<(f64, f64)> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.pid()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("VmRSS")?;
-        Ok(line.trim().trim_end_matches(" kB").parse()?)
+        let kib = |name: &str| -> Result<f64> {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("a kind of memory")?;
+            Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse()?)
+        };
+        Ok((kib("RssAnon")? * 1024.0, (kib("RssFile")? + kib("RssShmem")?) * 1024.0))
     }
 }

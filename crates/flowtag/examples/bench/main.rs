@@ -6,12 +6,16 @@
 
 mod connections;
 mod daemon;
+mod fireflies;
 mod in_place;
+mod inputs;
 mod lane;
 mod load;
+mod memory;
 mod program;
 mod report;
 mod site;
+mod statistics;
 mod test_run;
 mod throughput;
 mod traffic;
@@ -22,9 +26,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use report::Report;
 
-const SECTIONS: [&str; 6] = ["program", "load", "in-place", "throughput", "connections", "daemon"];
+const SECTIONS: [&str; 9] =
+    ["program", "load", "in-place", "throughput", "connections", "statistics", "inputs", "fireflies", "memory"];
 
 fn main() -> Result<()> {
+    if let [hold, connections] = &std::env::args().skip(1).collect::<Vec<_>>()[..]
+        && hold == statistics::HOLD
+    {
+        return statistics::keep(connections);
+    }
     ensure!(flowtag_testbed::root(), "eBPF and network namespaces need root: sudo make bench");
     let flowtag: PathBuf =
         std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("not built")?;
@@ -52,8 +62,12 @@ fn main() -> Result<()> {
 }
 
 fn section(name: &str, report: &mut Report, flowtag: &Path) -> Result<()> {
-    if name == "daemon" {
-        return daemon::run(report, flowtag); // as many threads as it likes
+    match name {
+        // As many threads as it likes.
+        "inputs" => return inputs::run(report, flowtag),
+        "memory" => return memory::run(report, flowtag),
+        "fireflies" => return fireflies::run(report, flowtag),
+        _ => {}
     }
     let cpus = site::pin()?;
     match name {
@@ -61,6 +75,7 @@ fn section(name: &str, report: &mut Report, flowtag: &Path) -> Result<()> {
         "load" => load::run(report)?,
         "in-place" => in_place::run(report)?,
         "throughput" => throughput::run(report)?,
+        "statistics" => statistics::run(report)?,
         _ => connections::run(report)?,
     }
     site::run_on(&cpus)

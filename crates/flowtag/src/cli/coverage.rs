@@ -9,7 +9,7 @@ use comfy_table::{CellAlignment, Table};
 use flowtag_kernel::mark::Verdict;
 
 use super::{Control, output};
-use crate::client::{Client, block_on};
+use crate::client::block_on;
 use crate::inputs::control::coverage::{Coverage, Owner, Received};
 use crate::inputs::control::model::Count;
 
@@ -28,9 +28,7 @@ pub(crate) struct Show {
 
 impl Show {
     pub(crate) fn run(self, json: bool) -> Result<()> {
-        let coverage: Coverage = block_on(async {
-            Client::connect(self.control.socket.as_deref()).await?.get("/v1/coverage").await
-        })?;
+        let coverage: Coverage = block_on(async { self.control.connect().await?.get("/v1/coverage").await })?;
         if json { output::json(&coverage) } else { lines(&coverage).into_iter().try_for_each(output::line) }
     }
 }
@@ -198,7 +196,7 @@ fn numbers(mut table: Table, columns: usize) -> Table {
     table
 }
 
-fn share(part: u64, all: u64) -> String {
+pub(super) fn share(part: u64, all: u64) -> String {
     if all == 0 {
         return "-".to_owned();
     }
@@ -212,7 +210,7 @@ fn share(part: u64, all: u64) -> String {
 }
 
 /// Three digits and a decimal unit: `1.35 GB`.
-fn bytes(bytes: u64) -> String {
+pub(super) fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 1000 {
         return format!("{bytes} B");

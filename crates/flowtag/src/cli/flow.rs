@@ -6,7 +6,7 @@ use comfy_table::Table;
 use flowtag_engine::Registry;
 
 use super::{Control, output};
-use crate::client::{Client, block_on, percent_encode};
+use crate::client::{block_on, percent_encode};
 use crate::inputs::control::model::{
     EndRequest, Flow as Shown, Flows, NameOrNumber, StartRequest, Started, WatchLine,
 };
@@ -145,7 +145,7 @@ impl Start {
             application: self.application,
             ..StartRequest::default()
         };
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let started: Started = client.post("/v1/flows", &request).await?;
         if json {
             return output::json(&started);
@@ -196,7 +196,7 @@ impl End {
             }
             _ => bail!("which flow is not clear: give its number, or protocol, source and destination"),
         };
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let flow: Shown = client.post("/v1/flows/end", &request).await?;
         if json {
             output::json(&flow)
@@ -215,7 +215,7 @@ impl List {
         if let Some(limit) = self.limit {
             path.push_str(&format!("limit={limit}"));
         }
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let flows: Flows = client.get(&path).await?;
         if json {
             return flows.flows.iter().try_for_each(output::json);
@@ -265,7 +265,7 @@ fn ago(at: jiff::Timestamp) -> String {
 
 impl Watch {
     async fn run(self, json: bool) -> Result<()> {
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         client
             .lines("/v1/watch", |line| {
                 if json {

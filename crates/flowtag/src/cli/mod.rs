@@ -1,5 +1,6 @@
 //! The command line: one file a command, each with `--help`, an example, and `--json`.
 
+mod address;
 mod config;
 mod coverage;
 mod decode;
@@ -7,6 +8,7 @@ mod detach;
 mod doctor;
 mod flow;
 mod output;
+mod registry;
 mod rule;
 mod run;
 mod status;
@@ -17,6 +19,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::client::{Client, Remote};
 
 /// Says whose traffic a flow is, on every packet of it.
 #[derive(Debug, Parser)]
@@ -45,6 +49,8 @@ enum Command {
     Coverage(coverage::Show),
     Status(status::Status),
     Tag(tag::Tag),
+    Address(address::Address),
+    Registry(registry::Registry),
     Decode(decode::Decode),
     Doctor(doctor::Doctor),
     Config(config::Config),
@@ -62,6 +68,27 @@ pub(crate) struct Control {
     /// Socket of the daemon [default: inputs.control.path of the configuration]
     #[arg(long, value_name = "PATH", env = "FLOWTAG_SOCKET")]
     socket: Option<PathBuf>,
+    /// Daemon on another host, as https://HOST:PORT (its inputs.control.listen)
+    #[arg(long, value_name = "URL", env = "FLOWTAG_URL", conflicts_with = "socket")]
+    url: Option<String>,
+    /// File with the token of that daemon
+    #[arg(long, value_name = "FILE", env = "FLOWTAG_TOKEN_FILE", requires = "url")]
+    token_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust for it, in place of the system's
+    #[arg(long, value_name = "FILE", env = "FLOWTAG_CA_FILE", requires = "url")]
+    ca_file: Option<PathBuf>,
+}
+
+impl Control {
+    /// A connection to the daemon that is meant.
+    ///
+    /// # Errors
+    /// Says what of the way to it fails, and what to do.
+    pub(crate) async fn connect(&self) -> anyhow::Result<Client> {
+        let Some(url) = &self.url else { return Client::connect(self.socket.as_deref()).await };
+        let (token_file, ca_file) = (self.token_file.as_deref(), self.ca_file.as_deref());
+        Client::dial(Remote { url, token_file, ca_file }).await
+    }
 }
 
 pub(crate) fn main() -> ExitCode {
@@ -91,6 +118,8 @@ impl Cli {
             Command::Coverage(command) => command.run(json),
             Command::Status(command) => command.run(json),
             Command::Tag(command) => command.run(json),
+            Command::Address(command) => command.run(json),
+            Command::Registry(command) => command.run(json),
             Command::Decode(command) => command.run(json),
             Command::Doctor(command) => command.run(json),
             Command::Config(command) => command.run(json),

@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use comfy_table::Table;
 
 use super::{Control, output};
-use crate::client::{Client, block_on, percent_encode};
+use crate::client::{block_on, percent_encode};
 use crate::config::{Many, NameOrNumber, RuleText};
 use crate::inputs::control::model::{RuleStatus, Rules};
 use crate::rules::{Origin, Placed};
@@ -139,7 +139,7 @@ impl Rule {
 
 impl List {
     async fn run(self, json: bool) -> Result<()> {
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let Rules { marking, rules } = client.get("/v1/rules").await?;
         if json {
             return rules.iter().try_for_each(output::json);
@@ -158,7 +158,7 @@ impl List {
 
 impl Add {
     async fn run(self, json: bool) -> Result<()> {
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let added: RuleStatus = client.post("/v1/rules", &self.placed()).await?;
         if json {
             return output::json(&added);
@@ -200,7 +200,7 @@ impl Add {
 
 impl Del {
     async fn run(self, json: bool) -> Result<()> {
-        let mut client = Client::connect(self.control.socket.as_deref()).await?;
+        let mut client = self.control.connect().await?;
         let path = format!("/v1/rules/{}", percent_encode(&self.name));
         let deleted: RuleStatus = client.delete(&path).await?;
         if json { output::json(&deleted) } else { output::line(format_args!("rule {} deleted", self.name)) }

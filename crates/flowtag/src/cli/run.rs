@@ -30,6 +30,7 @@ impl Run {
         }
         let config = Config::load(self.config.as_deref())?;
         let level = Level::start(&config.log_level)?;
+        config.log_findings();
         let path = self.config.unwrap_or_else(|| DEFAULT_PATH.into());
         let path = path.exists().then_some(path);
         supervisor::run(config, path, &level)

@@ -5,14 +5,11 @@
 //! ways is read in both.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use flowtag_engine::Registry;
-use flowtag_engine::registry::MAX_JSON;
 use flowtag_wire::option::{self, Found, HEADER_LEN, OPTION_LEN, OPTION_TYPE};
 use flowtag_wire::{self as wire, Entropy, FlowLabel, ScitagInteger};
 use serde::Serialize;
@@ -104,7 +101,8 @@ struct List {
 /// Which names are used.
 #[derive(Debug, Args)]
 pub(super) struct RegistryFile {
-    /// SciTags registry to take names from, in its published JSON form [default: the one built in]
+    /// SciTags registry to take names from, in its published JSON form [default: the one in force here, see
+    /// `flowtag registry list`]
     #[arg(long, value_name = "FILE")]
     registry: Option<PathBuf>,
 }
@@ -112,18 +110,10 @@ pub(super) struct RegistryFile {
 impl RegistryFile {
     /// Fails if the file cannot be read or is no registry.
     pub(super) fn load(&self) -> Result<Cow<'static, Registry>> {
-        let Some(path) = &self.registry else { return Ok(Cow::Borrowed(Registry::embedded())) };
+        let Some(path) = &self.registry else { return Ok(super::registry::of_this_host()) };
         let what = || format!("cannot use --registry {}", path.display());
-        let text = read_bounded(path).with_context(what)?;
-        Registry::from_json(&text).map(Cow::Owned).with_context(what)
+        crate::registry::read(path).map(|(registry, _)| Cow::Owned(registry)).with_context(what)
     }
-}
-
-/// One byte more than a registry may have is enough to refuse it.
-fn read_bounded(path: &Path) -> std::io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_JSON as u64 + 1).read_to_string(&mut text)?;
-    Ok(text)
 }
 
 /// Whether both numbers of the tag have a name.

@@ -1,6 +1,7 @@
 //! Configuration: `file` is what was written, [`Config`] is what it means, checked. Parsing and checking read
 //! nothing but the files named; the daemon gets values that need no further doubt.
 
+mod convert;
 mod file;
 mod filter;
 mod parse;
@@ -18,11 +19,14 @@ use flowtag_kernel::mark::HookChoice;
 use flowtag_wire::Strategy;
 use ipnet::IpNet;
 
+use crate::registry::Source;
+
+pub(crate) use convert::{Converted, Finding, Severity};
 pub(crate) use filter::Filter;
 pub(crate) use parse::suggest;
 pub(crate) use rule::{Action, MAX_RULES, Rule, RuleProblem, RuleText};
 pub(crate) use services::{
-    Access, Addresses, ControlTcp, FireflyInput, FlowdGo, HostPort, Ipfix, Json, Otlp, Prometheus,
+    Access, Addresses, ControlTcp, FireflyInput, FlowdGo, HostPort, Ipfix, Json, MetricNames, Otlp, Prometheus,
     Statistics, Xrootd,
 };
 pub(crate) use value::{Many, NameOrNumber};
@@ -50,6 +54,9 @@ pub(crate) struct Config {
     pub(crate) report_every: Option<Duration>,
     pub(crate) statistics: Option<Statistics>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) registry_source: Source,
+    /// What is not as it should be with it.
+    pub(crate) registry_notes: Vec<String>,
     pub(crate) registry_url: Option<RegistryUrl>,
     pub(crate) addresses: Addresses,
     pub(crate) access: Vec<Access>,
@@ -66,6 +73,8 @@ pub(crate) struct Config {
     pub(crate) ipfix: Option<Ipfix>,
     /// The file as written with all defaults filled in, for `config show`.
     pub(crate) effective: String,
+    /// What became of its keys, where the file is flowd's or flowd-go's.
+    pub(crate) findings: Vec<Finding>,
 }
 
 /// Where tags are written, and how.
@@ -276,7 +285,28 @@ impl Config {
     /// # Errors
     /// The first key that is unknown, of the wrong type or out of range.
     pub(crate) fn parse(text: &str, path: &str) -> Result<Self, ConfigError> {
-        parse::parse(text, path)
+        let Some(converted) = Self::convert(text, path)? else { return parse::parse(text, path) };
+        let config = parse::parse(&converted.toml, &format!("{path} (converted)"))?;
+        Ok(Self { findings: converted.findings, ..config })
+    }
+
+    /// The configuration of flowd or flowd-go as ours; none where it is ours already.
+    ///
+    /// # Errors
+    /// It is one of theirs, and wrong.
+    pub(crate) fn convert(text: &str, path: &str) -> Result<Option<Converted>, ConfigError> {
+        convert::detect(text).map(|format| convert::convert(text, path, format)).transpose()
+    }
+
+    /// Says what became of the keys of an old configuration, but of those that are simply converted.
+    pub(crate) fn log_findings(&self) {
+        for finding in self.findings.iter().filter(|finding| !finding.is_plain()) {
+            match finding.severity {
+                Severity::Fine => tracing::info!("configuration, {finding}"),
+                Severity::Warning => tracing::warn!("configuration, {finding}"),
+                Severity::Lost => tracing::error!("configuration, {finding}"),
+            }
+        }
     }
 }
 

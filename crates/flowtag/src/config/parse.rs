@@ -1,14 +1,15 @@
 //! From text to [`Config`]: types first (serde), then meaning, each error with key, value, range and fix.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use flowtag_engine::Registry;
 use flowtag_kernel::mark::{HookChoice, Settings};
 use flowtag_wire::StrategyError;
+
+use crate::registry::{self, Sourced};
+use crate::supervisor::throttle::chain;
 
 use super::rule::{self, MAX_RULES};
 use super::{
@@ -25,7 +26,18 @@ pub(super) fn parse(text: &str, path: &str) -> Result<Config, ConfigError> {
     let file: file::File = toml::from_str(text)
         .map_err(|e| ConfigError::Syntax { path: path.to_owned(), message: explain(&e, text) })?;
     let effective = toml::to_string(&file).unwrap_or_default();
-    Checker { path }.config(file, effective)
+    let checker = Checker { path };
+    let configured = checker.registry(&file)?;
+    let Some(fetched) = checker.fetched(&file)? else { return checker.config(file, effective, configured) };
+    let error = match checker.config(file, effective.clone(), fetched) {
+        Err(error) => error,
+        right => return right,
+    };
+    // A name that was removed from a registry elsewhere must not keep the daemon from starting here.
+    let Ok(again) = toml::from_str::<file::File>(text) else { return Err(error) };
+    let note = format!("names of the configuration are not looked up in what registry.url had: {error}");
+    let configured = Sourced { notes: vec![note], ..configured };
+    checker.config(again, effective, configured).map_err(|_| error)
 }
 
 /// The word of `known` that `word` was probably meant to be.
@@ -63,8 +75,8 @@ impl Checker<'_> {
         Err(ConfigError::Value { path, key, value, problem: problem.into() })
     }
 
-    fn config(&self, file: file::File, effective: String) -> Result<Config, ConfigError> {
-        let registry = self.registry(&file.registry.file)?;
+    fn config(&self, file: file::File, effective: String, from: Sourced) -> Result<Config, ConfigError> {
+        let Sourced { registry, source: registry_source, notes: registry_notes } = from;
         let (control, pipe) = (&file.inputs.control, &file.inputs.pipe);
         let mark = self.mark(&file.mark, &registry)?;
         Ok(Config {
@@ -101,7 +113,10 @@ impl Checker<'_> {
             pipe: self.gate("inputs.pipe", pipe.enabled, &pipe.path, &pipe.mode, &pipe.group)?,
             firefly: self.firefly(&file.outputs.firefly, &registry)?,
             registry,
+            registry_source,
+            registry_notes,
             effective,
+            findings: Vec::new(),
         })
     }
 
@@ -135,17 +150,18 @@ impl Checker<'_> {
         self.wrong("log.level", value, format!("is not a level: use {}", LEVELS.join(", ")))
     }
 
-    fn registry(&self, file: &str) -> Result<Arc<Registry>, ConfigError> {
-        if file.is_empty() {
-            return Ok(Arc::new(Registry::embedded().clone()));
-        }
-        let text = fs::read_to_string(file);
-        let parsed =
-            text.map_err(|e| e.to_string()).and_then(|t| Registry::from_json(&t).map_err(|e| e.to_string()));
-        match parsed {
-            Ok(registry) => Ok(Arc::new(registry)),
-            Err(e) => self.wrong("registry.file", file, format!("cannot be used: {e}")),
-        }
+    /// What `registry.file` has, or what is built in.
+    fn registry(&self, file: &file::File) -> Result<Sourced, ConfigError> {
+        let path = self.path_if_any("registry.file", &file.registry.file)?;
+        registry::configured(path.as_deref()).or_else(|e| {
+            self.wrong("registry.file", &file.registry.file, format!("cannot be used: {}", chain(&e)))
+        })
+    }
+
+    /// The copy of what `registry.url` had, if there is one.
+    fn fetched(&self, file: &file::File) -> Result<Option<Sourced>, ConfigError> {
+        let url = Some(file.registry.url.as_str()).filter(|url| !url.is_empty());
+        Ok(registry::newest(url, &self.absolute("runtime_dir", &file.runtime_dir)?))
     }
 
     fn registry_url(&self, file: &file::Registry) -> Result<Option<RegistryUrl>, ConfigError> {

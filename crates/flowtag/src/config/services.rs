@@ -268,6 +268,11 @@ impl Checker<'_> {
         if file.names.is_empty() {
             return self.wrong("outputs.prometheus.names", "[]", "is empty: use [\"flowtag\"]");
         }
+        let both = ["flowd", "flowd-go"];
+        if both.iter().all(|name| file.names.iter().any(|n| n == name)) {
+            let fix = "has metrics of the same name and another unit in both: use one of them";
+            return self.wrong("outputs.prometheus.names", both.join(", "), fix);
+        }
         let prometheus = Prometheus {
             listen: self.listen("outputs.prometheus.listen", &file.listen)?,
             per_flow: file.per_flow,

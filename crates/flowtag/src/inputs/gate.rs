@@ -29,6 +29,11 @@ pub(crate) enum GateError {
     ForeignPipe { path: PathBuf, owner: u32 },
     #[error("{path} exists and is {kind}, not a socket: remove it or set another path")]
     NotASocket { path: PathBuf, kind: &'static str },
+    #[error(
+        "cannot give {path} to group {gid}: while flowtag runs it may do so only for groups that it is a member of \
+         (SupplementaryGroups= of its unit). Restart it: systemctl restart flowtag"
+    )]
+    Group { path: PathBuf, gid: u32 },
     #[error("another program listens on {path}: stop it or set another path")]
     InUse { path: PathBuf },
 }
@@ -60,8 +65,12 @@ pub(crate) fn secure(gate: &Gate) -> Result<(), GateError> {
     fs::set_permissions(&gate.path, permissions).map_err(GateError::io("set the mode of", &gate.path))?;
     match gate.group {
         None => Ok(()),
-        Some(gid) => std::os::unix::fs::chown(&gate.path, None, Some(gid))
-            .map_err(GateError::io("set the group of", &gate.path)),
+        Some(gid) => match std::os::unix::fs::chown(&gate.path, None, Some(gid)) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+                Err(GateError::Group { path: gate.path.clone(), gid })
+            }
+            done => done.map_err(GateError::io("set the group of", &gate.path)),
+        },
     }
 }
 

@@ -2,11 +2,14 @@
 //! never holds the engine back.
 
 pub(crate) mod firefly;
+pub(crate) mod health;
 pub(crate) mod ipfix;
 pub(crate) mod json;
+pub(crate) mod metrics;
 pub(crate) mod otlp;
 pub(crate) mod prometheus;
 pub(crate) mod resolve;
+pub(crate) mod stream;
 
 use std::sync::Arc;
 
@@ -83,6 +86,14 @@ impl Feeds {
     /// The output's queue comes to its end.
     pub(crate) fn remove(&mut self, name: &str) {
         self.0.retain(|feed| feed.name != name);
+    }
+
+    /// Name of each output, how many records wait for it, and how many may.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = (&'static str, usize, usize)> {
+        self.0.iter().map(|feed| {
+            let (free, all) = (feed.records.capacity(), feed.records.max_capacity());
+            (feed.name, all - free, all)
+        })
     }
 
     pub(crate) fn push(&mut self, record: Record) {

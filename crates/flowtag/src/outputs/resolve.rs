@@ -103,3 +103,26 @@ async fn look_up(host: &str) -> Result<(IpAddr, Instant), String> {
     let address = answer.iter().next().ok_or("the name has no address")?;
     Ok((address, answer.as_lookup().valid_until()))
 }
+
+/// Why a name has no address.
+#[derive(Debug, thiserror::Error)]
+#[error("the name {host:?} cannot be resolved: {reason}")]
+pub(crate) struct LookUpError {
+    host: String,
+    reason: String,
+}
+
+/// All addresses of a name or of an address in text, of both families, asked for now.
+///
+/// # Errors
+/// There is no resolver, it does not know the name, or the name has no address.
+pub(crate) async fn addresses(host: &str) -> Result<Vec<IpAddr>, LookUpError> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let fail = |reason: String| LookUpError { host: host.to_owned(), reason };
+    let resolver = TokioResolver::builder_tokio().and_then(|b| b.build()).map_err(|e| fail(e.to_string()))?;
+    let found = resolver.lookup_ip(host).await.map_err(|e| fail(e.to_string()))?;
+    let found: Vec<_> = found.iter().collect();
+    if found.is_empty() { Err(fail("it has no address".to_owned())) } else { Ok(found) }
+}

@@ -102,6 +102,12 @@ impl Core {
         answer.await.map_err(|_| Stopping)
     }
 
+    /// How many requests wait, and how many may.
+    pub(crate) fn queue(&self) -> (usize, usize) {
+        let (free, all) = (self.requests.capacity(), self.requests.max_capacity());
+        (all - free, all)
+    }
+
     /// Changes of the table from now on.
     pub(crate) fn watch(&self) -> broadcast::Receiver<Arc<Change>> {
         self.changes.subscribe()
@@ -180,6 +186,7 @@ impl State {
                 None
             }
             Effect::Changed(change) => {
+                self.accounts.changed(&change);
                 let _ = self.changes.send(change); // nobody may be watching
                 None
             }
@@ -201,6 +208,7 @@ impl State {
 
     /// The addresses of this host are now these.
     pub(crate) fn set_addresses(&mut self, addresses: BTreeSet<IpAddr>) {
+        self.statistics.set_local(addresses.clone());
         self.handle(Event::LocalAddresses(addresses));
     }
 }

@@ -5,25 +5,29 @@
 //! Stop (SIGTERM, SIGINT): inputs first, then the core gives its state back, fireflies that wait are sent for at most
 //! half a second, programs are detached, our files removed.
 
-mod accounts;
+pub(crate) mod accounts;
+pub(crate) mod addresses;
 pub(crate) mod core;
 pub(crate) mod counters;
 mod kernel;
 mod links;
 mod privileges;
+mod registry;
 mod rules;
 mod runtime_dir;
 pub(crate) mod service;
 mod services;
 mod statistics;
+mod stun;
 pub(crate) mod throttle;
+mod watchdog;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use flowtag_engine::{Engine, Event, Guard, Registry, Settings};
+use flowtag_engine::{Engine, Event, Guard, Settings};
 use flowtag_kernel::mark::{self, Marker};
 use flowtag_kernel::path_mtu::PathMtu;
 use flowtag_kernel::sockets::{self, Socket};
@@ -35,10 +39,12 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{self, Config};
 use crate::inputs::access::Policy;
 use crate::logging::Level;
+use addresses::Addresses;
 use core::Core;
 use counters::Board;
 use links::Links;
-use service::Daemon;
+use registry::Keeper;
+use service::{Daemon, Reloaded};
 use services::Services;
 
 /// What is done while the process still has all its privileges.
@@ -172,16 +178,24 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
         tokio::spawn(kernel::renew_lease(core.clone(), mark.lease));
     }
     let links = links.follow(core.clone());
+    let board = Board::default();
+    let addresses = Addresses::start(&config.addresses, &board);
+    let reloaded = watch::Sender::default();
     let daemon = Daemon {
         core,
+        reloaded: reloaded.subscribe(),
         registry: registry.subscribe(),
         policy: policy.subscribe(),
-        board: Board::default(),
+        board,
         started: Timestamp::now(),
+        addresses,
+        fireflies: Arc::default(),
     };
     let services = Services::start(services, &config, &daemon).await?;
     announce_ready();
-    let mut reloader = Reloader { path, config, daemon, services, registry, policy, links, level };
+    watchdog::start(daemon.core.clone());
+    let registry = Keeper::start(&config, daemon.core.clone(), registry, daemon.board.clone());
+    let mut reloader = Reloader { path, config, daemon, services, registry, policy, links, level, reloaded };
     while signals.next().await == Told::Reload {
         reloader.reload().await;
     }
@@ -229,6 +243,10 @@ fn engine_settings(config: &Config) -> Settings {
         guard.ports.extend(firefly.destination_port);
         // A collector given by name is guarded by its port: its address may change at any time.
         guard.ports.extend(firefly.collectors.iter().map(|c| c.address.port));
+    }
+    if let Some(input) = &config.firefly_input {
+        guard.ports.insert(input.listen.port());
+        guard.ports.extend(input.relay.iter().map(|relay| relay.port));
     }
     Settings {
         max_flows: config.max_flows as usize,
@@ -281,10 +299,11 @@ struct Reloader<'a> {
     config: Config,
     daemon: Daemon,
     services: Services,
-    registry: watch::Sender<Arc<Registry>>,
+    registry: Keeper,
     policy: watch::Sender<Arc<Policy>>,
     links: links::Handle,
     level: &'a Level,
+    reloaded: watch::Sender<Reloaded>,
 }
 
 impl Reloader<'_> {
@@ -292,43 +311,49 @@ impl Reloader<'_> {
         if let Ok(reloading) = NotifyState::monotonic_usec_now() {
             let _ = sd_notify::notify(&[NotifyState::Reloading, reloading]);
         }
-        match Config::load(self.path.as_deref()) {
+        let problems = match Config::load(self.path.as_deref()) {
             Ok(config) => self.put_into_force(config).await,
             Err(error) => {
                 let error = throttle::chain(&error);
                 tracing::error!(error, "the new configuration is not used, the old one stays in force");
+                vec![format!("the old configuration stays in force: {error}")]
             }
-        }
+        };
         let _ = sd_notify::notify(&[NotifyState::Ready]);
+        self.reloaded.send_modify(|last| *last = Reloaded { number: last.number + 1, problems });
     }
 
-    async fn put_into_force(&mut self, wanted: Config) {
+    /// Says what is not in force.
+    async fn put_into_force(&mut self, wanted: Config) -> Vec<String> {
+        let mut problems = Vec::new();
+        wanted.log_findings();
         for key in needs_restart(&self.config, &wanted) {
             tracing::warn!(key, "this change takes effect only with a restart");
+            problems.push(format!("{key}: this change takes effect only with a restart"));
         }
         let new = changeable(&self.config, wanted);
         self.level.set(&new.log_level);
-        self.registry.send_replace(Arc::clone(&new.registry));
+        self.registry.configure(&new).await;
         self.policy.send_replace(Arc::new(Policy::new(new.access.clone())));
+        self.daemon.addresses.configure(&new.addresses, &self.daemon.board);
         for error in self.services.apply(&new, &self.daemon).await {
-            tracing::error!(error = throttle::chain(&*error), "it goes on as it was");
+            let error = throttle::chain(&*error);
+            tracing::error!(error, "an input or output goes on as it was: correct the configuration and reload");
+            problems.push(format!("{error}: it goes on as it was"));
         }
         if let Some(mark) = &new.mark {
             self.links.configure(mark.interfaces.clone());
         }
         let (changed, settings) = (new.clone(), engine_settings(&new));
-        let tags = rules::registered(&new.registry);
         let applied = self.daemon.core.ask(move |state| {
             state.handle(Event::Configure(settings));
             state.configure_rules(&changed);
-            state.marker.as_ref().map_or(Ok(()), |marker| marker.set_registered(tags.into_iter()))
         });
-        if let Ok(Err(error)) = &applied.await {
-            tracing::warn!(error = throttle::chain(error), "tags that arrive are not told apart");
-        } else {
+        if applied.await.is_ok() {
             tracing::info!("the new configuration is in force");
         }
         self.config = new;
+        problems
     }
 }
 

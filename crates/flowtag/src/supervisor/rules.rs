@@ -13,9 +13,11 @@ use flowtag_kernel::link;
 use flowtag_kernel::mark::rules::{self as kernel, Subject};
 use flowtag_kernel::mark::{self, Strip};
 use flowtag_kernel::sockets::{self, Socket};
+use flowtag_wire::tag::{Activity, Experiment};
 use flowtag_wire::{FiveTuple, Protocol, ScitagInteger, Strategy, Tag};
 
 use super::core::{Core, State};
+use super::registry::rule_uses;
 use super::throttle::chain;
 use crate::config::{Config, Mark, Rule};
 use crate::rules::{Resolved, RuleError, RuleStore, RuleView};
@@ -66,6 +68,11 @@ impl Rules {
 
     fn names_cgroups(&self) -> bool {
         self.store.list().iter().any(|(rule, _)| !rule.cgroups.is_empty())
+    }
+
+    /// Which tags rules give, for whoever wants to know what a tag is used for.
+    pub(super) fn tags(&self) -> Vec<(String, Experiment, Option<Activity>)> {
+        self.store.list().iter().flat_map(|(rule, _)| rule_uses(&rule.name, &rule.action)).collect()
     }
 
     fn name(&self, generation: u32, rule: u16) -> Option<Arc<str>> {
@@ -290,9 +297,12 @@ impl State {
                     self.start(flow, mark, name, process);
                 }
             }
-            mark::Event::Closed { key } => {
-                let at = jiff::Timestamp::now();
-                self.handle(Event::Closed { key: engine_key(key), at });
+            mark::Event::Closed { key, last } => {
+                let (key, at) = (engine_key(key), jiff::Timestamp::now());
+                if let (Some((id, _)), Some(last)) = (self.engine.at(&key), last) {
+                    self.statistics.closed(id, *last);
+                }
+                self.handle(Event::Closed { key, at });
             }
             mark::Event::NoRoom { key, mark, mtu } => self.make_room(&key, mark.strategy, mtu),
         }

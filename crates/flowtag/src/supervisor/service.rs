@@ -9,14 +9,25 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::addresses::Addresses;
 use super::core::Core;
 use super::counters::{Board, Entry};
 use super::throttle::chain;
 use crate::inputs::access::Policy;
 use crate::outputs::Feed;
+use crate::outputs::firefly::recent;
 
 /// How long an output that is stopped may take to tell what waits.
 pub(crate) const DRAIN: Duration = Duration::from_millis(500);
+
+/// How the last reload of the configuration went.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Reloaded {
+    /// Counted from 1; 0: there was none.
+    pub(crate) number: u64,
+    /// What is not in force, and why. Empty: all is.
+    pub(crate) problems: Vec<String>,
+}
 
 /// What an input or output needs of the daemon.
 #[derive(Clone)]
@@ -26,12 +37,21 @@ pub(crate) struct Daemon {
     /// Who may tag as what.
     pub(crate) policy: watch::Receiver<Arc<Policy>>,
     pub(crate) board: Board,
+    pub(crate) reloaded: watch::Receiver<Reloaded>,
     pub(crate) started: Timestamp,
+    /// Addresses as the world sees them, for reports.
+    pub(crate) addresses: Addresses,
+    /// Which fireflies went out or came in of late.
+    pub(crate) fireflies: Arc<recent::Fireflies>,
 }
 
 impl Daemon {
     pub(crate) fn registry_now(&self) -> Arc<Registry> {
         self.registry.borrow().clone()
+    }
+
+    pub(crate) fn policy_now(&self) -> Arc<Policy> {
+        self.policy.borrow().clone()
     }
 }
 

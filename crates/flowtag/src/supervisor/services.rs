@@ -3,6 +3,7 @@
 use anyhow::{Context as _, Error, Result};
 
 use super::service::{Daemon, Slot};
+use super::statistics;
 use crate::config::{self, Config, Gate};
 use crate::inputs::{self, control, pipe};
 use crate::outputs;
@@ -29,10 +30,12 @@ impl Prepared {
 /// The inputs and outputs that run.
 pub(crate) struct Services {
     control: Slot<Gate>,
+    control_tcp: Slot<config::ControlTcp>,
     pipe: Slot<Gate>,
     flowd_go: Slot<config::FlowdGo>,
     firefly_input: Slot<config::FireflyInput>,
     xrootd: Slot<config::Xrootd>,
+    statistics: Slot<config::Statistics>,
     firefly: Slot<config::Firefly>,
     prometheus: Slot<config::Prometheus>,
     otlp: Slot<config::Otlp>,
@@ -48,10 +51,12 @@ impl Services {
     pub(crate) async fn start(prepared: Prepared, config: &Config, daemon: &Daemon) -> Result<Self> {
         let mut services = Self {
             control: Slot::new("inputs.control"),
+            control_tcp: Slot::new("inputs.control_tcp"),
             pipe: Slot::new("inputs.pipe"),
             flowd_go: Slot::new("inputs.flowd_go"),
             firefly_input: Slot::new("inputs.firefly"),
             xrootd: Slot::new("inputs.xrootd"),
+            statistics: Slot::new("statistics"),
             firefly: Slot::new("outputs.firefly"),
             prometheus: Slot::new("outputs.prometheus"),
             otlp: Slot::new("outputs.otlp"),
@@ -81,6 +86,7 @@ impl Services {
 
     async fn outputs(&mut self, config: &Config, daemon: &Daemon) -> Vec<Error> {
         let results = [
+            self.statistics.set(config.statistics, daemon, statistics::prepare).await,
             self.firefly.set(config.firefly.clone(), daemon, outputs::firefly::prepare).await,
             self.prometheus.set(config.prometheus.clone(), daemon, outputs::prometheus::prepare).await,
             self.otlp.set(config.otlp.clone(), daemon, outputs::otlp::prepare).await,
@@ -96,6 +102,7 @@ impl Services {
         let results = [
             self.pipe.set(config.pipe.clone(), daemon, pipe).await,
             self.control.set(config.control.clone(), daemon, control).await,
+            self.control_tcp.set(config.control_tcp.clone(), daemon, control::tcp::prepare).await,
             self.flowd_go.set(config.flowd_go.clone(), daemon, inputs::flowd_go::prepare).await,
             self.firefly_input.set(config.firefly_input.clone(), daemon, inputs::firefly::prepare).await,
             self.xrootd.set(config.xrootd.clone(), daemon, inputs::xrootd::prepare).await,
@@ -107,9 +114,11 @@ impl Services {
     pub(crate) async fn stop(mut self, daemon: &Daemon) {
         self.pipe.stop(daemon).await;
         self.control.stop(daemon).await;
+        self.control_tcp.stop(daemon).await;
         self.flowd_go.stop(daemon).await;
         self.firefly_input.stop(daemon).await;
         self.xrootd.stop(daemon).await;
+        self.statistics.stop(daemon).await;
         // Side by side: each may take its time to tell what waits.
         tokio::join!(
             self.firefly.stop(daemon),

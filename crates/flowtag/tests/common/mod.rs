@@ -3,5 +3,7 @@
 
 pub mod api;
 pub mod cli;
+pub mod collector;
 pub mod daemon;
 pub mod hosts;
+pub mod web;

@@ -716,6 +716,221 @@ const _: () = {
     ["Offset of field: mark_event::mtu"][::core::mem::offset_of!(mark_event, mtu) - 72usize];
     ["Offset of field: mark_event::netns"][::core::mem::offset_of!(mark_event, netns) - 76usize];
 };
+#[doc = " What the kernel knows of a TCP connection. Names and units are those of struct tcp_info, unless said otherwise."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_tcp {
+    #[doc = " number of the socket; 0: it has none yet"]
+    pub cookie: __u64,
+    #[doc = " bytes of payload that were acknowledged"]
+    pub sent: __u64,
+    #[doc = " bytes of payload that came in order"]
+    pub received: __u64,
+    pub bytes_acked: __u64,
+    pub bytes_received: __u64,
+    pub bytes_sent: __u64,
+    pub bytes_retrans: __u64,
+    pub pacing_rate: __u64,
+    pub max_pacing_rate: __u64,
+    pub delivery_rate: __u64,
+    #[doc = " jiffies"]
+    pub rto: __u32,
+    #[doc = " jiffies"]
+    pub ato: __u32,
+    pub snd_mss: __u32,
+    pub rcv_mss: __u32,
+    pub unacked: __u32,
+    pub sacked: __u32,
+    pub lost: __u32,
+    pub retrans: __u32,
+    #[doc = " jiffies ago"]
+    pub last_data_sent: __u32,
+    #[doc = " jiffies ago"]
+    pub last_data_recv: __u32,
+    #[doc = " jiffies ago"]
+    pub last_ack_recv: __u32,
+    pub pmtu: __u32,
+    pub rcv_ssthresh: __u32,
+    pub rtt: __u32,
+    pub rttvar: __u32,
+    pub snd_ssthresh: __u32,
+    pub snd_cwnd: __u32,
+    pub advmss: __u32,
+    pub reordering: __u32,
+    pub rcv_rtt: __u32,
+    pub rcv_space: __u32,
+    pub total_retrans: __u32,
+    pub segs_out: __u32,
+    pub segs_in: __u32,
+    pub notsent_bytes: __u32,
+    pub min_rtt: __u32,
+    pub data_segs_in: __u32,
+    pub data_segs_out: __u32,
+    #[doc = " jiffies, apart from the next two"]
+    pub busy_time: __u32,
+    #[doc = " jiffies"]
+    pub rwnd_limited: __u32,
+    #[doc = " jiffies"]
+    pub sndbuf_limited: __u32,
+    pub delivered: __u32,
+    pub delivered_ce: __u32,
+    pub dsack_dups: __u32,
+    pub reord_seen: __u32,
+    pub rcv_ooopack: __u32,
+    pub snd_wnd: __u32,
+    pub rcv_wnd: __u32,
+    pub rehash: __u32,
+    #[doc = " ms"]
+    pub total_rto_time: __u32,
+    #[doc = " by SK_MEMINFO_* of linux/sock_diag.h, bytes; the last are packets that were dropped"]
+    pub memory: [__u32; 9usize],
+    pub total_rto: __u16,
+    pub total_rto_recoveries: __u16,
+    #[doc = " of a socket that closed: the one before"]
+    pub state: __u8,
+    pub ca_state: __u8,
+    pub retransmits: __u8,
+    pub probes: __u8,
+    pub backoff: __u8,
+    pub options: __u8,
+    pub snd_wscale: __u8,
+    pub rcv_wscale: __u8,
+    #[doc = " 1: delivery_rate is only what the application gave"]
+    pub app_limited: __u8,
+    pub tos: __u8,
+    pub pad: [__u8; 6usize],
+    #[doc = " name of the congestion control"]
+    pub congestion: [__u8; 16usize],
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_tcp"][::core::mem::size_of::<mark_tcp>() - 312usize];
+    ["Alignment of mark_tcp"][::core::mem::align_of::<mark_tcp>() - 8usize];
+    ["Offset of field: mark_tcp::cookie"][::core::mem::offset_of!(mark_tcp, cookie) - 0usize];
+    ["Offset of field: mark_tcp::sent"][::core::mem::offset_of!(mark_tcp, sent) - 8usize];
+    ["Offset of field: mark_tcp::received"][::core::mem::offset_of!(mark_tcp, received) - 16usize];
+    ["Offset of field: mark_tcp::bytes_acked"][::core::mem::offset_of!(mark_tcp, bytes_acked) - 24usize];
+    ["Offset of field: mark_tcp::bytes_received"]
+        [::core::mem::offset_of!(mark_tcp, bytes_received) - 32usize];
+    ["Offset of field: mark_tcp::bytes_sent"][::core::mem::offset_of!(mark_tcp, bytes_sent) - 40usize];
+    ["Offset of field: mark_tcp::bytes_retrans"][::core::mem::offset_of!(mark_tcp, bytes_retrans) - 48usize];
+    ["Offset of field: mark_tcp::pacing_rate"][::core::mem::offset_of!(mark_tcp, pacing_rate) - 56usize];
+    ["Offset of field: mark_tcp::max_pacing_rate"]
+        [::core::mem::offset_of!(mark_tcp, max_pacing_rate) - 64usize];
+    ["Offset of field: mark_tcp::delivery_rate"][::core::mem::offset_of!(mark_tcp, delivery_rate) - 72usize];
+    ["Offset of field: mark_tcp::rto"][::core::mem::offset_of!(mark_tcp, rto) - 80usize];
+    ["Offset of field: mark_tcp::ato"][::core::mem::offset_of!(mark_tcp, ato) - 84usize];
+    ["Offset of field: mark_tcp::snd_mss"][::core::mem::offset_of!(mark_tcp, snd_mss) - 88usize];
+    ["Offset of field: mark_tcp::rcv_mss"][::core::mem::offset_of!(mark_tcp, rcv_mss) - 92usize];
+    ["Offset of field: mark_tcp::unacked"][::core::mem::offset_of!(mark_tcp, unacked) - 96usize];
+    ["Offset of field: mark_tcp::sacked"][::core::mem::offset_of!(mark_tcp, sacked) - 100usize];
+    ["Offset of field: mark_tcp::lost"][::core::mem::offset_of!(mark_tcp, lost) - 104usize];
+    ["Offset of field: mark_tcp::retrans"][::core::mem::offset_of!(mark_tcp, retrans) - 108usize];
+    ["Offset of field: mark_tcp::last_data_sent"]
+        [::core::mem::offset_of!(mark_tcp, last_data_sent) - 112usize];
+    ["Offset of field: mark_tcp::last_data_recv"]
+        [::core::mem::offset_of!(mark_tcp, last_data_recv) - 116usize];
+    ["Offset of field: mark_tcp::last_ack_recv"][::core::mem::offset_of!(mark_tcp, last_ack_recv) - 120usize];
+    ["Offset of field: mark_tcp::pmtu"][::core::mem::offset_of!(mark_tcp, pmtu) - 124usize];
+    ["Offset of field: mark_tcp::rcv_ssthresh"][::core::mem::offset_of!(mark_tcp, rcv_ssthresh) - 128usize];
+    ["Offset of field: mark_tcp::rtt"][::core::mem::offset_of!(mark_tcp, rtt) - 132usize];
+    ["Offset of field: mark_tcp::rttvar"][::core::mem::offset_of!(mark_tcp, rttvar) - 136usize];
+    ["Offset of field: mark_tcp::snd_ssthresh"][::core::mem::offset_of!(mark_tcp, snd_ssthresh) - 140usize];
+    ["Offset of field: mark_tcp::snd_cwnd"][::core::mem::offset_of!(mark_tcp, snd_cwnd) - 144usize];
+    ["Offset of field: mark_tcp::advmss"][::core::mem::offset_of!(mark_tcp, advmss) - 148usize];
+    ["Offset of field: mark_tcp::reordering"][::core::mem::offset_of!(mark_tcp, reordering) - 152usize];
+    ["Offset of field: mark_tcp::rcv_rtt"][::core::mem::offset_of!(mark_tcp, rcv_rtt) - 156usize];
+    ["Offset of field: mark_tcp::rcv_space"][::core::mem::offset_of!(mark_tcp, rcv_space) - 160usize];
+    ["Offset of field: mark_tcp::total_retrans"][::core::mem::offset_of!(mark_tcp, total_retrans) - 164usize];
+    ["Offset of field: mark_tcp::segs_out"][::core::mem::offset_of!(mark_tcp, segs_out) - 168usize];
+    ["Offset of field: mark_tcp::segs_in"][::core::mem::offset_of!(mark_tcp, segs_in) - 172usize];
+    ["Offset of field: mark_tcp::notsent_bytes"][::core::mem::offset_of!(mark_tcp, notsent_bytes) - 176usize];
+    ["Offset of field: mark_tcp::min_rtt"][::core::mem::offset_of!(mark_tcp, min_rtt) - 180usize];
+    ["Offset of field: mark_tcp::data_segs_in"][::core::mem::offset_of!(mark_tcp, data_segs_in) - 184usize];
+    ["Offset of field: mark_tcp::data_segs_out"][::core::mem::offset_of!(mark_tcp, data_segs_out) - 188usize];
+    ["Offset of field: mark_tcp::busy_time"][::core::mem::offset_of!(mark_tcp, busy_time) - 192usize];
+    ["Offset of field: mark_tcp::rwnd_limited"][::core::mem::offset_of!(mark_tcp, rwnd_limited) - 196usize];
+    ["Offset of field: mark_tcp::sndbuf_limited"]
+        [::core::mem::offset_of!(mark_tcp, sndbuf_limited) - 200usize];
+    ["Offset of field: mark_tcp::delivered"][::core::mem::offset_of!(mark_tcp, delivered) - 204usize];
+    ["Offset of field: mark_tcp::delivered_ce"][::core::mem::offset_of!(mark_tcp, delivered_ce) - 208usize];
+    ["Offset of field: mark_tcp::dsack_dups"][::core::mem::offset_of!(mark_tcp, dsack_dups) - 212usize];
+    ["Offset of field: mark_tcp::reord_seen"][::core::mem::offset_of!(mark_tcp, reord_seen) - 216usize];
+    ["Offset of field: mark_tcp::rcv_ooopack"][::core::mem::offset_of!(mark_tcp, rcv_ooopack) - 220usize];
+    ["Offset of field: mark_tcp::snd_wnd"][::core::mem::offset_of!(mark_tcp, snd_wnd) - 224usize];
+    ["Offset of field: mark_tcp::rcv_wnd"][::core::mem::offset_of!(mark_tcp, rcv_wnd) - 228usize];
+    ["Offset of field: mark_tcp::rehash"][::core::mem::offset_of!(mark_tcp, rehash) - 232usize];
+    ["Offset of field: mark_tcp::total_rto_time"]
+        [::core::mem::offset_of!(mark_tcp, total_rto_time) - 236usize];
+    ["Offset of field: mark_tcp::memory"][::core::mem::offset_of!(mark_tcp, memory) - 240usize];
+    ["Offset of field: mark_tcp::total_rto"][::core::mem::offset_of!(mark_tcp, total_rto) - 276usize];
+    ["Offset of field: mark_tcp::total_rto_recoveries"]
+        [::core::mem::offset_of!(mark_tcp, total_rto_recoveries) - 278usize];
+    ["Offset of field: mark_tcp::state"][::core::mem::offset_of!(mark_tcp, state) - 280usize];
+    ["Offset of field: mark_tcp::ca_state"][::core::mem::offset_of!(mark_tcp, ca_state) - 281usize];
+    ["Offset of field: mark_tcp::retransmits"][::core::mem::offset_of!(mark_tcp, retransmits) - 282usize];
+    ["Offset of field: mark_tcp::probes"][::core::mem::offset_of!(mark_tcp, probes) - 283usize];
+    ["Offset of field: mark_tcp::backoff"][::core::mem::offset_of!(mark_tcp, backoff) - 284usize];
+    ["Offset of field: mark_tcp::options"][::core::mem::offset_of!(mark_tcp, options) - 285usize];
+    ["Offset of field: mark_tcp::snd_wscale"][::core::mem::offset_of!(mark_tcp, snd_wscale) - 286usize];
+    ["Offset of field: mark_tcp::rcv_wscale"][::core::mem::offset_of!(mark_tcp, rcv_wscale) - 287usize];
+    ["Offset of field: mark_tcp::app_limited"][::core::mem::offset_of!(mark_tcp, app_limited) - 288usize];
+    ["Offset of field: mark_tcp::tos"][::core::mem::offset_of!(mark_tcp, tos) - 289usize];
+    ["Offset of field: mark_tcp::pad"][::core::mem::offset_of!(mark_tcp, pad) - 290usize];
+    ["Offset of field: mark_tcp::congestion"][::core::mem::offset_of!(mark_tcp, congestion) - 296usize];
+};
+#[doc = " What flowtag_statistics tells of a socket. The last has key.protocol 0, and in tcp.cookie how many sockets were looked\n at."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_measured {
+    pub key: mark_key,
+    pub tcp: mark_tcp,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_measured"][::core::mem::size_of::<mark_measured>() - 352usize];
+    ["Alignment of mark_measured"][::core::mem::align_of::<mark_measured>() - 8usize];
+    ["Offset of field: mark_measured::key"][::core::mem::offset_of!(mark_measured, key) - 0usize];
+    ["Offset of field: mark_measured::tcp"][::core::mem::offset_of!(mark_measured, tcp) - 40usize];
+};
+#[doc = " MARK_EVENT_CLOSED, and the socket's last values."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct mark_closed {
+    pub event: mark_event,
+    pub tcp: mark_tcp,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of mark_closed"][::core::mem::size_of::<mark_closed>() - 392usize];
+    ["Alignment of mark_closed"][::core::mem::align_of::<mark_closed>() - 8usize];
+    ["Offset of field: mark_closed::event"][::core::mem::offset_of!(mark_closed, event) - 0usize];
+    ["Offset of field: mark_closed::tcp"][::core::mem::offset_of!(mark_closed, tcp) - 80usize];
+};
 pub mod mark_arrival_how {
     #[allow(unused_imports)]
     use super::*;

@@ -111,12 +111,16 @@ impl Marker {
             sent: self.sent()?,
             interfaces: self.counters()?,
             arrived: self.arrived()?,
-            lost_events: self.lost(mark_lost::MARK_LOST_EVENTS)?,
+            lost_events: self.lost_events()?,
             lost_arrivals: self.lost(mark_lost::MARK_LOST_ARRIVALS)?,
         })
     }
 
-    fn sent(&self) -> Result<Vec<(Option<Tag>, Count)>> {
+    /// What left, by tag; none: tags beyond those that have counters of their own.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn sent(&self) -> Result<Vec<(Option<Tag>, Count)>> {
         let mut sent = Vec::new();
         let classes = self.tags.iter().map(|(tag, class)| (Some(tag), class));
         for (tag, class) in classes.chain([(None, 0)]) {
@@ -143,6 +147,14 @@ impl Marker {
         }
         arrived.sort_by_key(|a| (a.how, a.tag, a.peer, a.interface));
         Ok(arrived)
+    }
+
+    /// Matches and closed sockets that could not be told because nobody read them in time.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn lost_events(&self) -> Result<u64> {
+        self.lost(mark_lost::MARK_LOST_EVENTS)
     }
 
     fn lost(&self, what: u32) -> Result<u64> {

@@ -11,8 +11,9 @@ use flowtag_wire::Tag;
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
 use zerocopy::FromBytes;
 
-use super::abi::{mark_event, mark_event_kind as kind};
+use super::abi::{mark_event, mark_event_kind as kind, mark_tcp};
 use super::{Key, Mark, Marker, flow_of, map};
+use crate::tcp_info::{Sample, state, sweep};
 use crate::{Error, Result, link};
 
 /// How long what comes is gathered; the ring has room for a million events a second.
@@ -42,6 +43,8 @@ pub enum Event {
     Closed {
         /// The flow.
         key: Key,
+        /// What was measured of it in all. Boxed: other events are small. None: an earlier flowtag's program told.
+        last: Option<Box<Sample>>,
     },
     /// A packet of the flow had no room for its headers: the path's MTU should be known as smaller.
     NoRoom {
@@ -124,10 +127,10 @@ fn is_of_another(raw: &mark_event, key: &Key, own_netns: u32) -> bool {
 }
 
 fn event(bytes: &[u8], own_netns: u32) -> Option<Event> {
-    let (raw, _) = mark_event::read_from_prefix(bytes).ok()?;
+    let (raw, rest) = mark_event::read_from_prefix(bytes).ok()?;
     let key = flow_of(&raw.key)?;
     if u32::from(raw.kind) == kind::MARK_EVENT_CLOSED {
-        return (!is_of_another(&raw, &key, own_netns)).then_some(Event::Closed { key });
+        return (!is_of_another(&raw, &key, own_netns)).then(|| Event::Closed { key, last: last(rest) });
     }
     let mark = Mark::from_word(raw.word)?;
     match u32::from(raw.kind) {
@@ -143,6 +146,14 @@ fn event(bytes: &[u8], own_netns: u32) -> Option<Event> {
         }),
         _ => None,
     }
+}
+
+/// What follows the event in `struct mark_closed`.
+fn last(bytes: &[u8]) -> Option<Box<Sample>> {
+    let (raw, _) = mark_tcp::read_from_prefix(bytes).ok()?;
+    let mut sample = sweep::sample(&raw, super::tick());
+    sample.info.state = state::CLOSE;
+    Some(Box::new(sample))
 }
 
 fn name(bytes: &[u8; 16]) -> Option<String> {

@@ -1,27 +1,37 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
-/* Sockets that open and close. */
+/* Sockets: whose, what they measured, when they close. */
 #ifndef FLOWTAG_MARK_LIFECYCLE_BPF_H
 #define FLOWTAG_MARK_LIFECYCLE_BPF_H
 
 #define AF_INET 2
 #define AF_INET6 10
 
-/* By the time the state is CLOSE the socket has given its port back; its copy in inet_sport stays. */
-static __always_inline void key_of_socket(const struct sock *sk, struct mark_key *key)
+static __always_inline void copy_address(__u8 to[16], const struct in6_addr *from)
 {
-	const struct inet_sock *inet = (const struct inet_sock *)sk;
+	__u32 *words = (__u32 *)to;
 
-	if (BPF_CORE_READ(sk, __sk_common.skc_family) == AF_INET6) {
-		BPF_CORE_READ_INTO(&key->local_addr, sk, __sk_common.skc_v6_rcv_saddr);
-		BPF_CORE_READ_INTO(&key->remote_addr, sk, __sk_common.skc_v6_daddr);
+	words[0] = from->in6_u.u6_addr32[0];
+	words[1] = from->in6_u.u6_addr32[1];
+	words[2] = from->in6_u.u6_addr32[2];
+	words[3] = from->in6_u.u6_addr32[3];
+}
+
+/* By the time the state is CLOSE the socket has given its port back; its copy in inet_sport stays. */
+static __always_inline void key_of_socket(const struct tcp_sock *tp, struct mark_key *key)
+{
+	const struct sock_common *common = &tp->inet_conn.icsk_inet.sk.__sk_common;
+
+	if (common->skc_family == AF_INET6) {
+		copy_address(key->local_addr, &common->skc_v6_rcv_saddr);
+		copy_address(key->remote_addr, &common->skc_v6_daddr);
 	} else {
 		key->local_addr[10] = key->local_addr[11] = 0xff;
 		key->remote_addr[10] = key->remote_addr[11] = 0xff;
-		bpf_core_read(key->local_addr + 12, 4, &sk->__sk_common.skc_rcv_saddr);
-		bpf_core_read(key->remote_addr + 12, 4, &sk->__sk_common.skc_daddr);
+		*(__be32 *)(key->local_addr + 12) = common->skc_rcv_saddr;
+		*(__be32 *)(key->remote_addr + 12) = common->skc_daddr;
 	}
-	key->local_port = BPF_CORE_READ(inet, inet_sport);
-	key->remote_port = BPF_CORE_READ(sk, __sk_common.skc_dport);
+	key->local_port = tp->inet_conn.icsk_inet.inet_sport;
+	key->remote_port = common->skc_dport;
 	key->protocol = IPPROTO_TCP;
 }
 
@@ -30,12 +40,16 @@ SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
-	struct mark_event *event;
+	struct mark_closed *closed;
+	struct tcp_sock *tp;
 	__u32 word, *told;
 
-	if (newstate != TCP_CLOSE || BPF_CORE_READ(sk, sk_protocol) != IPPROTO_TCP)
+	if (newstate != TCP_CLOSE)
 		return 0;
-	key_of_socket(sk, &key);
+	tp = bpf_skc_to_tcp_sock((void *)sk);
+	if (!tp)
+		return 0;
+	key_of_socket(tp, &key);
 	told = bpf_map_lookup_elem(&flowtag_told, &key);
 	if (told)
 		word = *told;
@@ -43,17 +57,54 @@ int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 		return 0;
 	bpf_map_delete_elem(&flowtag_told, &key);
 	bpf_map_update_elem(&flowtag_closed, &key, &word, BPF_ANY);
-	event = bpf_ringbuf_reserve(&flowtag_events, sizeof(*event), 0);
-	if (!event) {
+	closed = bpf_ringbuf_reserve(&flowtag_events, sizeof(*closed), 0);
+	if (!closed) {
 		count_lost(MARK_LOST_EVENTS);
 		return 0;
 	}
-	__builtin_memset(event, 0, sizeof(*event));
-	event->key = key;
-	event->word = word;
-	event->kind = MARK_EVENT_CLOSED;
-	event->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	bpf_ringbuf_submit(event, 0);
+	__builtin_memset(closed, 0, sizeof(*closed));
+	closed->event.key = key;
+	closed->event.word = word;
+	closed->event.kind = MARK_EVENT_CLOSED;
+	closed->event.netns = sk->__sk_common.skc_net.net->ns.inum;
+	read_tcp(tp, oldstate, &closed->tcp);
+	bpf_ringbuf_submit(closed, 0);
+	return 0;
+}
+
+/* States without a peer, or without a socket. */
+static __always_inline bool is_connected(__u8 state)
+{
+	return state != TCP_LISTEN && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && state != TCP_CLOSE;
+}
+
+/* Tells what is known of the TCP sockets of flows in the table. Each is locked meanwhile (before kernel 5.15 only its bucket
+ * is: values may then be of different moments). Since kernel 5.9. */
+SEC("iter/tcp")
+int flowtag_statistics(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct mark_measured out __attribute__((aligned(8))) = {};
+	struct tcp_sock *tp;
+	__u8 state;
+
+	if (!common) {
+		out.tcp.cookie = ctx->meta->seq_num + 1; /* of the last */
+		bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
+		return 0;
+	}
+	state = common->skc_state;
+	if (!is_connected(state))
+		return 0;
+	tp = bpf_skc_to_tcp_sock(common);
+	if (!tp)
+		return 0;
+	key_of_socket(tp, &out.key);
+	if (!is_known(&out.key))
+		return 0;
+	read_tcp(tp, state, &out.tcp);
+	/* Where the buffer has no room the kernel comes again. */
+	bpf_seq_write(ctx->meta->seq, &out, sizeof(out));
 	return 0;
 }
 

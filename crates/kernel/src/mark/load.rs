@@ -11,8 +11,8 @@ use super::{Maps, Marker, Settings, install, map, pin, tags};
 use crate::{Error, Result};
 
 static OBJECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/mark.bpf.o"));
-/// Which an old kernel may refuse; what they are for is then not available.
-const OPTIONAL: [&str; 2] = ["flowtag_owner", "flowtag_close"];
+/// Which an old kernel may refuse; what they are for is then not available. Tried with all, without the first, and so on.
+const OPTIONAL: [&[&str]; 2] = [&["flowtag_statistics"], &["flowtag_owner", "flowtag_close"]];
 /// Maps that outlive the daemon. Not among them: caches.
 const KEPT: [&str; 20] = [
     map::FLOWS,
@@ -148,13 +148,19 @@ fn load_with_pins(settings: &Settings) -> Result<Object> {
 /// Once more without the optional programs where the kernel refuses one.
 fn load(settings: &Settings, pin: Option<&Path>) -> Result<Object> {
     let failed = |source| Error::Load { feature: "mark", source };
-    match open(settings, pin, true).and_then(OpenObject::load) {
+    let try_without = |left_out: usize| {
+        let without = OPTIONAL.iter().take(left_out).copied().flatten().copied().collect::<Vec<_>>();
+        open(settings, pin, &without).and_then(OpenObject::load)
+    };
+    match try_without(0) {
         Ok(object) => Ok(object),
-        Err(first) => open(settings, pin, false).and_then(OpenObject::load).map_err(|_| failed(first)),
+        Err(first) => {
+            (1..=OPTIONAL.len()).find_map(|left_out| try_without(left_out).ok()).ok_or_else(|| failed(first))
+        }
     }
 }
 
-fn open(settings: &Settings, pin: Option<&Path>, optional: bool) -> libbpf_rs::Result<OpenObject> {
+fn open(settings: &Settings, pin: Option<&Path>, without: &[&str]) -> libbpf_rs::Result<OpenObject> {
     let mut open = ObjectBuilder::default().open_memory(OBJECT)?;
     let slots = Slots::count_for(settings.max_flows);
     for mut map in open.maps_mut() {
@@ -184,7 +190,7 @@ fn open(settings: &Settings, pin: Option<&Path>, optional: bool) -> libbpf_rs::R
     }
     for mut program in open.progs_mut() {
         let name = program.name().to_string_lossy().into_owned();
-        if OPTIONAL.contains(&name.as_str()) && !optional {
+        if without.contains(&name.as_str()) {
             program.set_autoload(false);
         }
     }

@@ -262,6 +262,15 @@ static __always_inline int word_of(const struct mark_key *key, __u32 hash, __u32
 	return look_up(key, word);
 }
 
+/* Whether a flow is in the table, without a sign of life from it. */
+static __always_inline bool is_known(const struct mark_key *key)
+{
+	__u32 index = hash_of(key) & constants.slot_mask, group = index >> 6;
+	__u64 *filter = bpf_map_lookup_elem(&flowtag_filter, &group);
+
+	return filter && *filter >> (index & 63) & 1 && bpf_map_lookup_elem(&flowtag_flows, key);
+}
+
 static __always_inline struct mark_recent *recent_of(__u32 hash)
 {
 	__u32 index = hash % MARK_RECENT;

@@ -6,7 +6,7 @@
 //! the packet on. Cost and accuracy: `README.md` in this folder.
 
 #[rustfmt::skip]
-mod abi;
+pub(crate) mod abi;
 mod attach;
 mod coverage;
 mod events;
@@ -522,6 +522,11 @@ impl Marker {
         self.object.progs_mut().find(|p| p.name() == name).expect("the object has this program")
     }
 
+    /// None: the kernel did not take it.
+    pub(crate) fn loaded(&self, name: &str) -> Option<libbpf_rs::ProgramMut<'_>> {
+        self.object.progs_mut().find(|p| p.name() == name && p.autoload())
+    }
+
     /// Tells the programs about an interface, and how long they may go on.
     fn configure(&self, interface: &Interface, slot: u16) -> Result<()> {
         let limit = self.maps.get(map::INTERFACES).max_entries();
@@ -587,7 +592,7 @@ fn key_of(flow: &Key) -> mark_key {
 }
 
 /// The flow of a key; none for protocols without ports.
-fn flow_of(key: &mark_key) -> Option<Key> {
+pub(crate) fn flow_of(key: &mark_key) -> Option<Key> {
     let protocol = [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| p.number() == key.protocol)?;
     let end = |addr: [u8; 16], port: u16| Endpoint::new(IpAddr::from(addr), u16::from_be(port));
     Some(Key {
@@ -606,7 +611,7 @@ fn octets(addr: IpAddr) -> [u8; 16] {
 }
 
 /// Length of a jiffy: the kernel's coarse clocks advance by one (`CONFIG_HZ`, without needing the kernel's config).
-fn tick() -> Duration {
+pub(crate) fn tick() -> Duration {
     let mut resolution = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `resolution` is a valid timespec that the call only writes to, and this clock exists on every Linux.
     unsafe { libc::clock_getres(libc::CLOCK_MONOTONIC_COARSE, &raw mut resolution) };

@@ -97,6 +97,7 @@ impl Firefly {
             netlink: None,
             storage_stats: None,
             extra: Map::new(),
+            sender: None,
         };
         firefly.keep_the_rest(&mut top)?;
         Ok(firefly)

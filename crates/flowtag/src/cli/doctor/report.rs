@@ -1,14 +1,11 @@
 //! How the checks are printed: 80 columns for people, one object for programs.
 
-use std::env;
-use std::io::{self, IsTerminal};
-
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use flowtag_kernel::features::{Check, Status};
 use serde_json::{Value, json};
 
-use super::super::output;
+use super::super::output::{self, wrap};
 
 const WIDTH: usize = 80;
 /// Status words and a blank.
@@ -40,18 +37,12 @@ fn object(check: &Check) -> Value {
 /// # Errors
 /// Standard output is closed.
 pub(super) fn print(checks: &[Check]) -> Result<()> {
-    let colour = wants_colour();
+    let colour = output::wants_colour();
     for check in checks {
         lines(check, colour).into_iter().try_for_each(output::line)?;
     }
     output::line("")?;
     wrap(&summary(checks), WIDTH, WIDTH).into_iter().try_for_each(output::line)
-}
-
-/// Only a terminal that can, and whose user has not said no (no-color.org).
-fn wants_colour() -> bool {
-    let unwanted = env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    io::stdout().is_terminal() && !unwanted && env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
 /// One check: what was found, and below what to do about it.
@@ -83,27 +74,6 @@ fn style(status: Status) -> Style {
         Status::Unknown => AnsiColor::Cyan,
     };
     colour.on_default()
-}
-
-/// Breaks at blanks; a word that is too long stays whole, so that it can be copied. At least one line.
-fn wrap(text: &str, first: usize, others: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    // What others named (programs, files) must not move the cursor or forge a line.
-    let text = text.replace(|c: char| c.is_control(), " ");
-    for word in text.split_whitespace() {
-        let room = if lines.len() == 1 { first } else { others };
-        let line = lines.last().map_or(0, |l| l.chars().count());
-        if line > 0 && line + 1 + word.chars().count() > room {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
-    }
-    lines
 }
 
 fn count(checks: &[Check], status: Status) -> usize {

@@ -11,8 +11,9 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::listener::PATIENCE;
 use super::model::ModelError;
+use crate::http::PATIENCE;
+use crate::inputs::access::Denied;
 use crate::rules::RuleError;
 use crate::supervisor::core::Stopping;
 
@@ -76,6 +77,12 @@ impl From<RuleError> for Failure {
             RuleError::Save { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<Denied> for Failure {
+    fn from(error: Denied) -> Self {
+        Self::new(StatusCode::FORBIDDEN, error.to_string())
     }
 }
 

@@ -1,25 +1,66 @@
 //! The control API: HTTP/JSON on a UNIX socket. `docs/openapi.yaml` says what it takes and gives.
 //!
-//! Who may connect is decided by the socket's mode and group; the uid of whoever changes something is logged. Bad
-//! requests get a 4xx with a reason; the daemon goes on.
+//! Who may connect is decided by the socket's mode and group, and who may tag as what by the uid and the groups of whoever
+//! connected; the uid of whoever changes something is logged. Bad requests get a 4xx with a reason; the daemon goes on.
+//! [`tcp`] serves the same to other hosts.
 
+mod asker;
 mod body;
 pub(crate) mod coverage;
-mod listener;
 pub(crate) mod model;
 mod routes;
 mod rules;
+pub(crate) mod tcp;
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::FromRef;
 
 use crate::config::Gate;
+use crate::http;
 use crate::inputs::gate::{self, Created, GateError};
-use crate::supervisor::counters::Entry;
+use crate::supervisor::counters::{Entry, counters};
 use crate::supervisor::service::{Daemon, Service};
+
+counters! {
+    /// What came through the API.
+    pub(crate) struct Counters {
+        /// Requests of any kind.
+        requests,
+        /// Events that were taken.
+        events,
+        /// Requests and events of a batch that were wrong, or that the engine refused.
+        refused,
+        /// Requests and events of a batch that are not for whoever sent them: no [[access]] block allows it, or the token is wrong.
+        denied,
+    }
+}
+
+/// What all handlers have.
+#[derive(Clone)]
+struct Api {
+    daemon: Daemon,
+    /// As in `access.input`.
+    input: &'static str,
+    counters: Arc<Counters>,
+}
+
+impl Api {
+    fn new(input: &'static str, daemon: &Daemon) -> Self {
+        Self { daemon: daemon.clone(), input, counters: Arc::default() }
+    }
+}
+
+impl FromRef<Api> for Daemon {
+    fn from_ref(api: &Api) -> Self {
+        api.daemon.clone()
+    }
+}
 
 /// The socket, bound and not yet served.
 pub(crate) struct Input {
@@ -44,14 +85,24 @@ impl Input {
     }
 
     pub(crate) fn service(self, daemon: &Daemon) -> Service {
-        let entry = Entry { at: Some(self.path.display().to_string()), ..Entry::new(Vec::new()) };
-        Service { entry, feed: None, run: Box::pin(self.run(daemon.clone())) }
+        let api = Api::new("control", daemon);
+        let at = Some(self.path.display().to_string());
+        let entry = Entry { at, ..Entry::new(vec![api.counters.clone()]) };
+        Service { entry, feed: None, run: Box::pin(self.run(api)) }
     }
 
     /// Serves until the daemon stops.
-    async fn run(self, daemon: Daemon) {
-        let Err(error) = listener::serve(self.listener, routes::router(daemon)).await;
-        tracing::error!(%error, "the control socket broke and is not served any more");
+    async fn run(self, api: Api) {
+        match tokio::net::UnixListener::from_std(self.listener) {
+            Ok(listener) => {
+                let server = http::Server::new("inputs.control");
+                match http::serve(listener, routes::router(api, std::convert::identity), server).await {}
+            }
+            Err(error) => tracing::error!(
+                path = %self.path.display(), %error,
+                "the control socket is not served: restart flowtag (systemctl restart flowtag)"
+            ),
+        }
     }
 }
 

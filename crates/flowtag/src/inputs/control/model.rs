@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::config::{RuleProblem, RuleText};
 use crate::rules::{Origin, RuleView};
+use crate::supervisor::accounts::Accounts;
 use crate::supervisor::counters::ServiceStatus;
 
 /// Events that one request may carry.
@@ -362,6 +363,13 @@ pub(crate) struct BatchResult {
     pub(crate) errors: Vec<BatchError>,
 }
 
+/// How a reload went.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ReloadResult {
+    /// What of the configuration is not in force, and why.
+    pub(crate) problems: Vec<String>,
+}
+
 /// One event of a batch that was not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BatchError {
@@ -474,18 +482,58 @@ impl From<&InterfaceCounters> for InterfaceStatus {
     }
 }
 
+/// Tags in a status at most.
+const MAX_TAGS: usize = 20;
+
+/// The flows of one tag.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct TagStatus {
+    pub(crate) experiment: u16,
+    pub(crate) activity: u8,
+    pub(crate) experiment_name: Option<String>,
+    pub(crate) activity_name: Option<String>,
+    /// How many are known now.
+    pub(crate) flows: u64,
+    /// Bytes of payload that left this host, of all flows so far, as far as they were measured.
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+impl TagStatus {
+    /// Those with most flows first.
+    pub(crate) fn most(accounts: &Accounts, registry: &Registry) -> Vec<Self> {
+        let mut tags: Vec<_> = accounts
+            .totals()
+            .map(|(Tag { experiment, activity }, totals)| Self {
+                experiment: experiment.get(),
+                activity: activity.get(),
+                experiment_name: registry.experiment_name(experiment).map(str::to_owned),
+                activity_name: registry.activity_name(experiment, activity).map(str::to_owned),
+                flows: totals.open,
+                sent: totals.volume.sent,
+                received: totals.volume.received,
+            })
+            .collect();
+        tags.sort_by_key(|tag| std::cmp::Reverse((tag.flows, tag.sent.saturating_add(tag.received))));
+        tags.truncate(MAX_TAGS);
+        tags
+    }
+}
+
 /// The daemon at a glance.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Status {
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) started: Timestamp,
     pub(crate) flows: usize,
     pub(crate) max_flows: usize,
+    /// Those with most flows.
+    pub(crate) tags: Vec<TagStatus>,
     /// None: marking is off.
     pub(crate) interfaces: Option<Vec<InterfaceStatus>>,
     /// Events by what became of them.
-    pub(crate) engine: std::collections::BTreeMap<&'static str, u64>,
+    pub(crate) engine: std::collections::BTreeMap<String, u64>,
     /// Inputs and outputs that run, by their section of the configuration.
     pub(crate) services: std::collections::BTreeMap<String, ServiceStatus>,
 }

@@ -1,25 +1,29 @@
 //! What each path does. Handlers translate; the engine decides.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router, middleware};
 use flowtag_engine::{Event, FlowId, FlowView, Outcome, Registry, Selector};
 use flowtag_wire::Experiment;
+use nix::sys::signal::{self, Signal};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::asker::{Asker, count};
 use super::body::{Body, Failure, root};
-use super::listener::Caller;
 use super::model::{
     Batch, BatchError, BatchResult, EndRequest, EventRequest, Flow, FlowRequest, Flows, InterfaceStatus,
-    MAX_EVENTS, ModelError, Object, StartRequest, Started, Status, WatchLine,
+    MAX_EVENTS, ModelError, Object, ReloadResult, StartRequest, Started, Status, TagStatus, WatchLine,
 };
-use super::{coverage, rules};
+use super::{Api, coverage, rules};
+use crate::inputs::access;
+use crate::supervisor::core::Stopping;
 use crate::supervisor::service::Daemon;
 
 /// Errors of a batch that are told one by one.
@@ -35,11 +39,11 @@ pub(super) type Answer<T> = Result<T, Failure>;
 struct Route {
     method: MethodFilter,
     path: &'static str,
-    handler: fn(MethodFilter) -> MethodRouter<Daemon>,
+    handler: fn(MethodFilter) -> MethodRouter<Api>,
 }
 
 /// All that is served; a test holds it against `docs/openapi.yaml`.
-const ROUTES: [Route; 14] = [
+const ROUTES: [Route; 15] = [
     Route { method: MethodFilter::GET, path: "/v1/flows", handler: |m| on(m, list) },
     Route { method: MethodFilter::POST, path: "/v1/flows", handler: |m| on(m, start) },
     Route { method: MethodFilter::POST, path: "/v1/flows/end", handler: |m| on(m, end) },
@@ -52,12 +56,15 @@ const ROUTES: [Route; 14] = [
     Route { method: MethodFilter::GET, path: "/v1/coverage", handler: |m| on(m, coverage::show) },
     Route { method: MethodFilter::GET, path: "/v1/watch", handler: |m| on(m, watch) },
     Route { method: MethodFilter::GET, path: "/v1/status", handler: |m| on(m, status) },
+    Route { method: MethodFilter::POST, path: "/v1/reload", handler: |m| on(m, reload) },
     Route { method: MethodFilter::GET, path: "/v1/health", handler: |m| on(m, health) },
     Route { method: MethodFilter::GET, path: "/v1/openapi.yaml", handler: |m| on(m, openapi) },
 ];
 
-pub(super) fn router(daemon: Daemon) -> Router {
-    ROUTES
+/// `admit` may put a guard before all routes, whose refusals are counted as well.
+pub(super) fn router(api: Api, admit: impl FnOnce(Router<Api>) -> Router<Api>) -> Router {
+    let counted = middleware::from_fn_with_state(Arc::clone(&api.counters), count);
+    let routes = ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)(route.method)))
         .fallback(|| async {
@@ -68,36 +75,35 @@ pub(super) fn router(daemon: Daemon) -> Router {
                 StatusCode::METHOD_NOT_ALLOWED,
                 "this path does not take that method: see /v1/openapi.yaml",
             )
-        })
-        .with_state(daemon)
-}
-
-pub(super) fn log(caller: Caller, what: &str, detail: impl std::fmt::Display) {
-    tracing::info!(uid = caller.uid, pid = caller.pid, "{what}: {detail}");
+        });
+    admit(routes).layer(counted).with_state(api)
 }
 
 async fn start(
     State(daemon): State<Daemon>,
-    Extension(caller): Extension<Caller>,
+    asker: Asker,
     Body(Object(request)): Body<Object<StartRequest>>,
 ) -> Answer<(StatusCode, Json<Started>)> {
     let registry = daemon.registry_now();
     let announcement = request.announcement(&registry)?;
     let what = format!("{} {}", announcement.flow, registry.describe(announcement.tag));
-    let (outcome, flow) = daemon
-        .core
-        .ask(move |state| {
-            let outcome = state.handle(Event::Start(announcement));
-            let view = started(&outcome).and_then(|(_, id)| state.engine.get(id));
-            (outcome, view.map(|view| Flow::new(&view, &registry, state.marker.is_some())))
-        })
-        .await?;
+    let (policy, announcer) = (daemon.policy_now(), asker.announcer.clone());
+    let judged = daemon.core.ask(move |state| {
+        let event = Event::Start(announcement);
+        policy.allows_event(announcer.who(), &event, &state.engine)?;
+        let outcome = state.handle(event);
+        let view = started(&outcome).and_then(|(_, id)| state.engine.get(id));
+        Ok((outcome, view.map(|view| Flow::new(&view, &registry, state.marker.is_some()))))
+    });
+    let (outcome, flow) =
+        judged.await?.inspect_err(|e| asker.log_denied(format_args!("start of {what}"), e))?;
     let (Some((word, _)), Some(flow)) = (started(&outcome), flow) else {
         let failure = refused(outcome);
-        log(caller, "start refused", format_args!("{what}: {failure}"));
+        asker.log("start refused", format_args!("{what}: {failure}"));
         return Err(failure);
     };
-    log(caller, word, what);
+    asker.counters.events.add(1);
+    asker.log(word, what);
     let status = if word == "started" { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(Started { outcome: word.to_owned(), flow })))
 }
@@ -114,26 +120,28 @@ fn started(outcome: &Outcome) -> Option<(&'static str, FlowId)> {
 
 async fn end(
     State(daemon): State<Daemon>,
-    Extension(caller): Extension<Caller>,
+    asker: Asker,
     Body(Object(request)): Body<Object<EndRequest>>,
 ) -> Answer<Json<Flow>> {
     let end = request.end()?;
     let which = end.which;
     let registry = daemon.registry_now();
-    let (before, outcome) = daemon
-        .core
-        .ask(move |state| {
-            let view = match which {
-                Selector::Id(id) => state.engine.get(id),
-                Selector::Flow(flow) => state.engine.find(&flow),
-            };
-            let flow = view.map(|view| Flow::new(&view, &registry, state.marker.is_some()));
-            (flow, state.handle(Event::End(end)))
-        })
-        .await?;
+    let (policy, announcer) = (daemon.policy_now(), asker.announcer.clone());
+    let judged = daemon.core.ask(move |state| {
+        let view = match which {
+            Selector::Id(id) => state.engine.get(id),
+            Selector::Flow(flow) => state.engine.find(&flow),
+        };
+        let flow = view.map(|view| Flow::new(&view, &registry, state.marker.is_some()));
+        let event = Event::End(end);
+        policy.allows_event(announcer.who(), &event, &state.engine)?;
+        Ok((flow, state.handle(event)))
+    });
+    let (before, outcome) = judged.await?.inspect_err(|e| asker.log_denied("end", e))?;
     match (outcome, before) {
         (Outcome::Ended(_), Some(flow)) => {
-            log(caller, "ended", format_args!("{} {} > {} ({})", flow.protocol, flow.src, flow.dst, flow.id));
+            asker.counters.events.add(1);
+            asker.log("ended", format_args!("{} {} > {} ({})", flow.protocol, flow.src, flow.dst, flow.id));
             Ok(Json(flow))
         }
         (other, _) => Err(refused(other)),
@@ -163,7 +171,7 @@ async fn show(State(daemon): State<Daemon>, id: Result<Path<String>, PathRejecti
 
 async fn events(
     State(daemon): State<Daemon>,
-    Extension(caller): Extension<Caller>,
+    asker: Asker,
     Body(batch): Body<Batch>,
 ) -> Answer<Json<BatchResult>> {
     if batch.beyond > 0 {
@@ -179,14 +187,26 @@ async fn events(
         }
     }
     let (indices, events): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-    let outcomes = daemon.core.events(events).await?;
+    let outcomes = access::events(&daemon, &asker.announcer, events).await?;
+    let mut denied = Vec::new();
     for (index, outcome) in indices.into_iter().zip(outcomes) {
-        if let Outcome::Rejected(_) | Outcome::UnknownFlow = outcome {
-            errors.push(BatchError { index, error: refused(outcome).to_string() });
+        match outcome {
+            Ok(outcome @ (Outcome::Rejected(_) | Outcome::UnknownFlow)) => {
+                errors.push(BatchError { index, error: refused(outcome).to_string() });
+            }
+            Ok(_) => {}
+            Err(error) => denied.push((index, error)),
         }
     }
+    asker.counters.refused.add(errors.len() as u64);
+    asker.counters.denied.add(denied.len() as u64);
+    if let Some((index, error)) = denied.first() {
+        asker.log_denied(format_args!("{} events, of which first number {index}", denied.len()), error);
+    }
+    errors.extend(denied.iter().map(|(index, e)| BatchError { index: *index, error: e.to_string() }));
     let (rejected, accepted) = (errors.len(), batch.events.len() - errors.len());
-    log(caller, "events", format_args!("{accepted} accepted, {rejected} rejected"));
+    asker.counters.events.add(accepted as u64);
+    asker.log("events", format_args!("{accepted} accepted, {rejected} rejected"));
     errors.sort_by_key(|error| error.index);
     errors.truncate(MAX_ERRORS);
     Ok(Json(BatchResult { accepted, rejected, errors }))
@@ -253,12 +273,14 @@ async fn watch(State(daemon): State<Daemon>) -> Answer<Response> {
 }
 
 async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
-    let (flows, max_flows, counters, marker) = daemon
+    let registry = daemon.registry_now();
+    let (flows, max_flows, tags, counters, marker) = daemon
         .core
-        .ask(|state| {
+        .ask(move |state| {
             let marker = state.marker.as_ref().map(|m| m.counters());
-            let engine = state.engine.counters().iter().map(|c| (c.name, c.value)).collect();
-            (state.engine.len(), state.engine.settings().max_flows, engine, marker)
+            let engine = state.engine.counters().iter().map(|c| (c.name.to_owned(), c.value)).collect();
+            let tags = TagStatus::most(&state.accounts, &registry);
+            (state.engine.len(), state.engine.settings().max_flows, tags, engine, marker)
         })
         .await?;
     let interfaces =
@@ -269,10 +291,24 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
         started: daemon.started,
         flows,
         max_flows,
+        tags,
         interfaces: interfaces.map(|all| all.iter().map(InterfaceStatus::from).collect()),
         engine: counters,
         services: daemon.board.status(),
     }))
+}
+
+/// What SIGHUP does, with an answer.
+async fn reload(State(daemon): State<Daemon>, asker: Asker) -> Answer<Json<ReloadResult>> {
+    let allowed = daemon.policy_now().allows_reload(asker.announcer.who());
+    allowed.inspect_err(|error| asker.log_denied("reload", error))?;
+    asker.log("reload", "the configuration is read again");
+    let mut reloaded = daemon.reloaded.clone();
+    let before = reloaded.borrow_and_update().number;
+    signal::raise(Signal::SIGHUP)
+        .map_err(|e| Failure::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot reload: {e}")))?;
+    let last = reloaded.wait_for(|last| last.number > before).await.map_err(|_| Stopping)?;
+    Ok(Json(ReloadResult { problems: last.problems.clone() }))
 }
 
 async fn health(State(daemon): State<Daemon>) -> Answer<Json<serde_json::Value>> {

@@ -12,14 +12,31 @@ use flowtag_wire::{Endpoint, FiveTuple, FlowError, Protocol, Tag};
 pub(super) const MAX_LINE: usize = 4096;
 
 const SOURCE: Source = Source("pipe");
-const FORM: &str = "write `start tcp SRC SPORT DST DPORT EXPERIMENT ACTIVITY` or `end` with the same";
+const FORM: &str =
+    "write `start tcp SRC SPORT DST DPORT EXPERIMENT ACTIVITY`, or `end` or `ongoing` with the same";
+
+/// The first word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Start,
+    End,
+    /// The flow goes on; of an unknown flow it is a start.
+    Ongoing,
+}
+
+impl State {
+    fn read(word: &str) -> Option<Self> {
+        let words = [("start", Self::Start), ("end", Self::End), ("ongoing", Self::Ongoing)];
+        words.into_iter().find(|(name, _)| word.eq_ignore_ascii_case(name)).map(|(_, state)| state)
+    }
+}
 
 /// Why a line says nothing.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum LineError {
     #[error("{0} fields where eight are expected: {FORM}")]
     Fields(usize),
-    #[error("state {0:?} is not known: use start or end")]
+    #[error("state {0:?} is not known: use start, end or ongoing")]
     State(String),
     #[error("{0:?} is not an IP address")]
     Address(String),
@@ -38,20 +55,22 @@ pub(crate) enum LineError {
 pub(super) fn parse(line: &[u8], registry: &Registry) -> Result<Event, LineError> {
     let line = str::from_utf8(line).map_err(|_| LineError::NotText)?;
     let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-    let starts = match fields.first() {
-        Some(state) if state.eq_ignore_ascii_case("start") => true,
-        Some(state) if state.eq_ignore_ascii_case("end") => false,
-        Some(state) => return Err(LineError::State(shorten(state))),
+    let state = match fields.first() {
+        Some(word) => State::read(word).ok_or_else(|| LineError::State(shorten(word)))?,
         None => return Err(LineError::Fields(0)),
     };
-    match (starts, fields.as_slice()) {
-        (true, [_, protocol, src, sport, dst, dport, experiment, activity]) => {
+    match (state, fields.as_slice()) {
+        (State::Start | State::Ongoing, [_, protocol, src, sport, dst, dport, experiment, activity]) => {
             let experiment = registry.resolve_experiment(experiment)?;
             let activity = registry.resolve_activity(experiment, activity)?;
             let flow = flow(protocol, (src, sport), (dst, dport))?;
-            Ok(Event::Start(Announcement::new(flow, Tag { experiment, activity }, SOURCE)))
+            let announcement = Announcement::new(flow, Tag { experiment, activity }, SOURCE);
+            Ok(match state {
+                State::Ongoing => Event::Ongoing(announcement),
+                _ => Event::Start(announcement),
+            })
         }
-        (false, [_, protocol, src, sport, dst, dport, rest @ ..]) if rest.len() <= 2 => {
+        (State::End, [_, protocol, src, sport, dst, dport, rest @ ..]) if rest.len() <= 2 => {
             let flow = flow(protocol, (src, sport), (dst, dport))?;
             Ok(Event::End(End::new(Selector::Flow(flow), SOURCE)))
         }
@@ -106,6 +125,20 @@ mod tests {
         for identifiers in ["14 3", "0 99999", "", "- -"] {
             assert_eq!(parsed(&format!("end tcp 2001:db8::1 1094 2001:db8::2 40000 {identifiers}")), end);
         }
+    }
+
+    #[test]
+    fn a_flow_that_goes_on_is_announced() {
+        let Ok(Event::Ongoing(ongoing)) =
+            parsed("Ongoing tcp 2001:db8::1 1094 2001:db8::2 40000 cms analysis-input")
+        else {
+            panic!("a flow that goes on");
+        };
+        assert_eq!(ongoing.tag, Tag::new(3, 14).expect("in range"));
+        assert!(
+            parsed("ongoing tcp 2001:db8::1 1094 2001:db8::2 40000").is_err(),
+            "whose it is has to be said"
+        );
     }
 
     #[test]

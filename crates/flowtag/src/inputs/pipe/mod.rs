@@ -16,11 +16,11 @@ use flowtag_engine::{Event, Outcome, Registry};
 use nix::sys::stat::Mode;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
 
 use crate::config::Gate;
+use crate::inputs::access::{self, Announcer, Denied};
 use crate::inputs::gate::{self, Created, GateError};
-use crate::supervisor::core::{Core, Stopping};
+use crate::supervisor::core::Stopping;
 use crate::supervisor::counters::{Entry, counters};
 use crate::supervisor::service::{Daemon, Service};
 use crate::supervisor::throttle::Throttle;
@@ -69,6 +69,13 @@ impl Input {
             Err(e) => return Err(GateError::io("look at", &gate.path)(e)),
         };
         gate::secure(gate)?;
+        if gate.mode & 0o002 != 0 {
+            tracing::warn!(
+                path = %gate.path.display(), mode = format!("{:04o}", gate.mode),
+                "every user of this host can tag any flow by the pipe: set inputs.pipe.mode = \"0620\" and \
+                 inputs.pipe.group, or limit what may be tagged by [[access]]"
+            );
+        }
         Ok(Self { gate: gate.clone(), _created: created })
     }
 
@@ -76,30 +83,26 @@ impl Input {
         let counters = Arc::new(Counters::default());
         let at = Some(self.gate.path.display().to_string());
         let entry = Entry { at, ..Entry::new(vec![counters.clone()]) };
-        let run = self.run(daemon.core.clone(), daemon.registry.clone(), counters);
+        let run = self.run(daemon.clone(), counters);
         Service { entry, feed: None, run: Box::pin(run) }
     }
 
     /// Reads until the daemon stops.
-    async fn run(self, core: Core, registry: watch::Receiver<Arc<Registry>>, counters: Arc<Counters>) {
-        if let Err(error) = self.read(&core, &registry, &counters).await {
+    async fn run(self, daemon: Daemon, counters: Arc<Counters>) {
+        if let Err(error) = self.read(&daemon, &counters).await {
             tracing::error!(path = %self.gate.path.display(), %error, "the pipe broke and is not read any more");
         }
     }
 
-    async fn read(
-        &self,
-        core: &Core,
-        registry: &watch::Receiver<Arc<Registry>>,
-        counters: &Counters,
-    ) -> io::Result<()> {
+    async fn read(&self, daemon: &Daemon, counters: &Counters) -> io::Result<()> {
+        let announcer = Announcer::anonymous("pipe");
         let mut buffer = vec![0; 64 * 1024]; // a pipe's default capacity, pipe(7)
         let mut lines = Lines::default();
         let mut pipe = self.open()?;
         let mut throttle = Throttle::default();
         loop {
             let length = pipe.read(&mut buffer).await?;
-            let registry = registry.borrow().clone();
+            let registry = daemon.registry_now();
             let mut events = Vec::new();
             let mut take = |line: Result<&[u8], LineError>| take_line(line, &registry, counters, &mut events);
             if length > 0 {
@@ -109,7 +112,7 @@ impl Input {
                 // Opened anew before the old end closes, so that a writer that comes now finds a reader.
                 pipe = self.open()?;
             }
-            match core.events(events).await {
+            match access::events(daemon, &announcer, events).await {
                 Ok(outcomes) => tell_refused(&outcomes, counters, &mut throttle),
                 Err(Stopping) => return Ok(()),
             }
@@ -131,11 +134,18 @@ fn refuse_foreign(path: &Path, owner: u32) -> Result<(), GateError> {
     Err(GateError::ForeignPipe { path: path.to_owned(), owner })
 }
 
-fn tell_refused(outcomes: &[Outcome], counters: &Counters, throttle: &mut Throttle) {
+fn tell_refused(outcomes: &[Result<Outcome, Denied>], counters: &Counters, throttle: &mut Throttle) {
     for outcome in outcomes {
-        if let Outcome::Rejected(reason) = outcome {
-            counters.refused.add(1);
-            throttle.warn("an event of the pipe was refused", reason);
+        match outcome {
+            Ok(Outcome::Rejected(reason)) => {
+                counters.refused.add(1);
+                throttle.warn("an event of the pipe was refused", reason);
+            }
+            Err(denied) => {
+                counters.refused.add(1);
+                throttle.warn("an event of the pipe was denied", denied);
+            }
+            Ok(_) => {}
         }
     }
 }

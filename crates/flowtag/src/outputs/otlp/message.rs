@@ -1,0 +1,155 @@
+//! Metrics and events as messages of OTLP.
+
+use flowtag_engine::Registry;
+use jiff::Timestamp;
+use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
+use opentelemetry_proto::tonic::metrics::v1::{
+    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
+    number_data_point,
+};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use serde_json::Value;
+
+use crate::outputs::Record;
+use crate::outputs::json::line::Line;
+use crate::outputs::metrics::{Family, Kind, Labels, Number};
+
+/// Who tells it: the same in all messages.
+#[derive(Debug, Clone)]
+pub(super) struct Sender {
+    pub(super) host: String,
+    /// When the daemon started, and its counters with it.
+    pub(super) started: Timestamp,
+}
+
+impl Sender {
+    pub(super) fn metrics(&self, families: Vec<Family>, now: Timestamp) -> ExportMetricsServiceRequest {
+        let metrics = families.into_iter().map(|family| self.metric(family, now)).collect();
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
+        let resource = Some(self.resource());
+        let resource_metrics =
+            vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
+        ExportMetricsServiceRequest { resource_metrics }
+    }
+
+    pub(super) fn logs(&self, log_records: Vec<LogRecord>) -> ExportLogsServiceRequest {
+        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }];
+        let resource_logs =
+            vec![ResourceLogs { resource: Some(self.resource()), scope_logs, ..ResourceLogs::default() }];
+        ExportLogsServiceRequest { resource_logs }
+    }
+
+    fn metric(&self, family: Family, now: Timestamp) -> Metric {
+        let data_points =
+            family.points.into_iter().map(|point| self.point(family.kind, point, now)).collect();
+        let data = match family.kind {
+            Kind::Gauge => metric::Data::Gauge(Gauge { data_points }),
+            Kind::Counter => metric::Data::Sum(Sum {
+                data_points,
+                aggregation_temporality: AggregationTemporality::Cumulative.into(),
+                is_monotonic: true,
+            }),
+        };
+        Metric {
+            name: family.name.replacen('_', ".", 1),
+            description: family.help.into_owned(),
+            unit: unit(family.unit),
+            data: Some(data),
+            ..Metric::default()
+        }
+    }
+
+    fn point(&self, kind: Kind, (labels, number): (Labels, Number), now: Timestamp) -> NumberDataPoint {
+        let value = match number {
+            Number::Count(n) => number_data_point::Value::AsInt(n.try_into().unwrap_or(i64::MAX)),
+            Number::Real(x) => number_data_point::Value::AsDouble(x),
+        };
+        NumberDataPoint {
+            attributes: labels.iter().map(|(name, value)| text(name, value.as_str())).collect(),
+            start_time_unix_nano: if kind == Kind::Counter { nanos(self.started) } else { 0 },
+            time_unix_nano: nanos(now),
+            value: Some(value),
+            ..NumberDataPoint::default()
+        }
+    }
+
+    fn resource(&self) -> Resource {
+        let attributes = vec![
+            text("service.name", "flowtag"),
+            text("service.version", env!("CARGO_PKG_VERSION")),
+            text("host.name", self.host.as_str()),
+        ];
+        Resource { attributes, ..Resource::default() }
+    }
+}
+
+/// One event of a flow; none: there is nothing to say.
+pub(super) fn log(record: &Record, registry: &Registry, marks: bool) -> Option<LogRecord> {
+    let line = Line::new(record, registry, marks);
+    let (time, event) = (nanos(line.time), line.event);
+    let Value::Object(fields) = serde_json::to_value(&line).ok()? else { return None };
+    let mut attributes = Vec::with_capacity(fields.len() + 24);
+    flatten("flowtag", Value::Object(fields), &mut attributes);
+    Some(LogRecord {
+        time_unix_nano: time,
+        observed_time_unix_nano: time,
+        severity_number: SeverityNumber::Info.into(),
+        severity_text: "INFO".to_owned(),
+        body: Some(string(format!("{event} of {}", record.report.flow))),
+        attributes,
+        event_name: format!("flowtag.flow.{event}"),
+        ..LogRecord::default()
+    })
+}
+
+/// Keys of objects in objects are joined with dots. What is null is left out.
+fn flatten(name: &str, value: Value, attributes: &mut Vec<KeyValue>) {
+    let value = match value {
+        Value::Null => return,
+        Value::Object(fields) => {
+            fields.into_iter().for_each(|(key, value)| flatten(&format!("{name}.{key}"), value, attributes));
+            return;
+        }
+        Value::Bool(b) => AnyValue { value: Some(any_value::Value::BoolValue(b)) },
+        Value::Number(n) => AnyValue {
+            value: n
+                .as_i64()
+                .map(any_value::Value::IntValue)
+                .or_else(|| n.as_f64().map(any_value::Value::DoubleValue)),
+        },
+        Value::String(s) => string(s),
+        Value::Array(_) => string(value.to_string()),
+    };
+    attributes.push(KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() });
+}
+
+fn scope() -> InstrumentationScope {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    InstrumentationScope { name: "flowtag".to_owned(), version, ..InstrumentationScope::default() }
+}
+
+fn text(key: &str, value: &str) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(string(value.to_owned())), ..KeyValue::default() }
+}
+
+const fn string(text: String) -> AnyValue {
+    AnyValue { value: Some(any_value::Value::StringValue(text)) }
+}
+
+/// As UCUM writes it, which OpenTelemetry wants.
+fn unit(unit: Option<&str>) -> String {
+    match unit {
+        None => "1".to_owned(),
+        Some("bytes") => "By".to_owned(),
+        Some("seconds") => "s".to_owned(),
+        Some("bytes_per_second") => "By/s".to_owned(),
+        Some(other) => format!("{{{}}}", other.trim_end_matches('s')),
+    }
+}
+
+fn nanos(at: Timestamp) -> u64 {
+    u64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
