@@ -3,8 +3,10 @@
 //! Holds the three views of one set together and decides nothing. Each flow has at most one alarm, so nothing piles
 //! up however often flows are refreshed or replaced.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 
+use hashbrown::HashTable;
 use jiff::Timestamp;
 
 use crate::flow::{Flow, FlowId};
@@ -14,7 +16,10 @@ use crate::key::Pair;
 pub(crate) struct Table {
     /// Boxed, because numbers that only rise leave the nodes of the tree half empty.
     flows: BTreeMap<FlowId, Box<Flow>>,
-    by_pair: HashMap<Pair, FlowId>,
+    /// Numbers of flows by the hash of their identity. The identity itself is only in the flow: half of the places here may
+    /// be empty.
+    by_pair: HashTable<(u64, FlowId)>,
+    hasher: RandomState,
     /// Possibly earlier than the flow's real deadline: a refresh leaves the alarm where it is, which makes it
     /// cheap, and the tick that finds it too early moves it.
     alarms: BTreeSet<(Timestamp, FlowId)>,
@@ -38,19 +43,27 @@ impl Table {
 
     /// Adds a flow whose identity is not in the table and which has no alarm yet.
     pub(crate) fn insert(&mut self, flow: Flow) {
-        self.by_pair.insert(Pair::from(&flow.announced), flow.id);
-        self.flows.insert(flow.id, Box::new(flow));
+        let (id, hash) = (flow.id, self.hasher.hash_one(Pair::from(&flow.announced)));
+        self.flows.insert(id, Box::new(flow));
+        self.by_pair.insert_unique(hash, (hash, id), |(hash, _)| *hash);
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {
         self.set_alarm(id, None);
         let flow = self.flows.remove(&id)?;
-        self.by_pair.remove(&Pair::from(&flow.announced));
+        let hash = self.hasher.hash_one(Pair::from(&flow.announced));
+        if let Ok(entry) = self.by_pair.find_entry(hash, |(_, other)| *other == id) {
+            entry.remove();
+        }
         Some(*flow)
     }
 
     pub(crate) fn id_of(&self, pair: impl Into<Pair>) -> Option<FlowId> {
-        self.by_pair.get(&pair.into()).copied()
+        let pair = pair.into();
+        let hash = self.hasher.hash_one(pair);
+        let is_it = |flow: &Flow| Pair::from(&flow.announced) == pair;
+        let found = self.by_pair.find(hash, |(other, id)| *other == hash && self.get(*id).is_some_and(is_it));
+        found.map(|(_, id)| *id)
     }
 
     pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {

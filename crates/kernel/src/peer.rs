@@ -57,7 +57,8 @@ mod tests {
         let mut told = groups(ours.as_fd()).expect("a UNIX socket");
         let mut own: Vec<u32> =
             nix::unistd::getgroups().expect("our groups").into_iter().map(nix::unistd::Gid::as_raw).collect();
-        (told.sort_unstable(), own.sort_unstable());
+        told.sort_unstable();
+        own.sort_unstable();
         assert_eq!(told, own);
         let udp = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
         groups(udp.as_fd()).expect_err("it has no peer with credentials");

@@ -9,6 +9,7 @@ use flowtag_engine::{Change, ChangeKind, EndReason, FlowId, Report, ReportState}
 use flowtag_kernel::tcp_info::Sample;
 use flowtag_wire::Tag;
 
+use super::statistics::Carried;
 use crate::outputs::Record;
 
 /// What was measured of one flow, or of all flows with one tag.
@@ -56,6 +57,8 @@ pub(crate) struct Accounts {
     tags: BTreeMap<Tag, Totals>,
     /// What is counted already of flows that are known, and of which anything is.
     flows: HashMap<FlowId, Counted>,
+    /// The kernel's counters of connections when their flows ended.
+    carried: Carried<Raw>,
     /// The latest END: if its flow goes on, it had this tag before.
     moved: Option<(FlowId, Tag)>,
 }
@@ -68,7 +71,7 @@ struct Counted {
 }
 
 /// Those counters of a connection that make a [`Volume`]. Some have 32 bits and begin anew.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct Raw {
     /// Of the socket; 0: unknown.
     cookie: u64,
@@ -190,7 +193,8 @@ impl Accounts {
 
     /// Counts what the kernel measured of the connection of a flow, to the tag that the flow has now.
     pub(crate) fn sampled(&mut self, id: FlowId, tag: Tag, sample: &Sample) {
-        let counted = self.flows.entry(id).or_default();
+        let new = || Counted { last: self.carried.of(sample.cookie), ..Counted::default() };
+        let counted = self.flows.entry(id).or_insert_with(new);
         let more = counted.last.advance(sample.into());
         counted.volume += more;
         self.tags.entry(tag).or_default().volume += more;
@@ -209,7 +213,9 @@ impl Accounts {
                 }
             }
             ChangeKind::Ended(reason) => {
-                self.flows.remove(&id);
+                if let Some(Counted { last, .. }) = self.flows.remove(&id) {
+                    self.carried.put(last.cookie, last);
+                }
                 let ended = self.closed(tag);
                 let how = match reason {
                     EndReason::Requested { .. } => &mut ended.requested,
@@ -325,6 +331,19 @@ mod tests {
         assert_eq!((new.open, new.started, new.ended.requested, new.volume.sent), (0, 1, 1, 500));
         assert_eq!((new.volume.received, new.volume.segments_sent), (0, 1));
         assert!(desk.accounts.flows.is_empty(), "a flow that is over is forgotten");
+    }
+
+    #[test]
+    fn the_next_flow_of_a_connection_counts_from_where_the_last_ended() {
+        let mut desk = Desk::new();
+        desk.tcp = Some(sample(1, 1000, 10, 5));
+        desk.handle(start(1, 1));
+        desk.handle(Event::End(End::new(Selector::Flow(flow(1)), TEST)));
+        desk.tcp = Some(sample(1, 1200, 10, 6));
+        desk.handle(start(1, 2));
+        desk.handle(Event::End(End::new(Selector::Flow(flow(1)), TEST)));
+        assert_eq!((desk.of(tag(1)).volume.sent, desk.of(tag(2)).volume.sent), (1000, 200));
+        assert_eq!(desk.of(tag(2)).volume.segments_sent, 1);
     }
 
     #[test]

@@ -173,16 +173,11 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
     let (stop_core, stopped) = oneshot::channel();
     let (core, core_task) = Core::start(Engine::new(engine_config), marker, stopped);
     let rules = rules::Rules::load(&config, entropy_key);
-    begin(&core, Beginning { rules, open, processes, path_mtu }).await?;
-    if let Some(mark) = &config.mark {
-        tokio::spawn(kernel::renew_lease(core.clone(), mark.lease));
-    }
-    let links = links.follow(core.clone());
     let board = Board::default();
     let addresses = Addresses::start(&config.addresses, &board);
     let reloaded = watch::Sender::default();
     let daemon = Daemon {
-        core,
+        core: core.clone(),
         reloaded: reloaded.subscribe(),
         registry: registry.subscribe(),
         policy: policy.subscribe(),
@@ -191,11 +186,18 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
         addresses,
         fireflies: Arc::default(),
     };
-    let services = Services::start(services, &config, &daemon).await?;
+    let mut running = Services::start_outputs(&config, &daemon).await?;
+    begin(&core, Beginning { rules, open, processes, path_mtu }).await?;
+    if let Some(mark) = &config.mark {
+        tokio::spawn(kernel::renew_lease(core.clone(), mark.lease));
+    }
+    let links = links.follow(core);
+    running.start_inputs(services, &config, &daemon).await?;
     announce_ready();
     watchdog::start(daemon.core.clone());
     let registry = Keeper::start(&config, daemon.core.clone(), registry, daemon.board.clone());
-    let mut reloader = Reloader { path, config, daemon, services, registry, policy, links, level, reloaded };
+    let mut reloader =
+        Reloader { path, config, daemon, services: running, registry, policy, links, level, reloaded };
     while signals.next().await == Told::Reload {
         reloader.reload().await;
     }
@@ -338,7 +340,10 @@ impl Reloader<'_> {
         self.daemon.addresses.configure(&new.addresses, &self.daemon.board);
         for error in self.services.apply(&new, &self.daemon).await {
             let error = throttle::chain(&*error);
-            tracing::error!(error, "an input or output goes on as it was: correct the configuration and reload");
+            tracing::error!(
+                error,
+                "an input or output goes on as it was: correct the configuration and reload"
+            );
             problems.push(format!("{error}: it goes on as it was"));
         }
         if let Some(mark) = &new.mark {

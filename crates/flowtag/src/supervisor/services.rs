@@ -44,11 +44,11 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    /// Starts all: outputs first, so that nothing is missed.
+    /// Starts what listens to the core: before anything happens, so that nothing is missed.
     ///
     /// # Errors
     /// The first that cannot be started.
-    pub(crate) async fn start(prepared: Prepared, config: &Config, daemon: &Daemon) -> Result<Self> {
+    pub(crate) async fn start_outputs(config: &Config, daemon: &Daemon) -> Result<Self> {
         let mut services = Self {
             control: Slot::new("inputs.control"),
             control_tcp: Slot::new("inputs.control_tcp"),
@@ -64,14 +64,26 @@ impl Services {
             ipfix: Slot::new("outputs.ipfix"),
         };
         services.outputs(config, daemon).await.into_iter().try_for_each(Err)?;
+        Ok(services)
+    }
+
+    /// Starts what tells the core: once it is ready to hear.
+    ///
+    /// # Errors
+    /// The first that cannot be started.
+    pub(crate) async fn start_inputs(
+        &mut self,
+        prepared: Prepared,
+        config: &Config,
+        daemon: &Daemon,
+    ) -> Result<()> {
         if let Some((gate, input)) = prepared.pipe {
-            services.pipe.start(gate, input.service(daemon), daemon).await;
+            self.pipe.start(gate, input.service(daemon), daemon).await;
         }
         if let Some((gate, input)) = prepared.control {
-            services.control.start(gate, input.service(daemon), daemon).await;
+            self.control.start(gate, input.service(daemon), daemon).await;
         }
-        services.inputs(config, daemon).await.into_iter().try_for_each(Err)?;
-        Ok(services)
+        self.inputs(config, daemon).await.into_iter().try_for_each(Err)
     }
 
     /// Puts a changed configuration into force: what did not change goes on.

@@ -58,7 +58,7 @@ pub(crate) struct Statistics {
     latest: HashMap<FlowId, Latest>,
     /// Addresses of this host: other ends have no socket here.
     local: BTreeSet<IpAddr>,
-    carried: Carried,
+    carried: Carried<(u64, u64)>,
 }
 
 /// What there is while statistics are switched on.
@@ -239,20 +239,20 @@ impl Budget {
     }
 }
 
-/// What was reported of connections that outlived their flows: a client may move several files over one, each announced as
-/// a flow. The oldest are forgotten first.
+/// What was told of connections that outlived their flows, by the sockets' cookies: a client may move several files over
+/// one, each announced as a flow. The oldest are forgotten first.
 #[derive(Debug, Default)]
-struct Carried {
-    by_cookie: HashMap<u64, (u64, u64)>,
+pub(super) struct Carried<T> {
+    by_cookie: HashMap<u64, T>,
     order: VecDeque<u64>,
 }
 
-impl Carried {
-    fn put(&mut self, cookie: u64, reported: (u64, u64)) {
-        if cookie == 0 || reported == (0, 0) {
+impl<T: Copy + Default + PartialEq> Carried<T> {
+    pub(super) fn put(&mut self, cookie: u64, told: T) {
+        if cookie == 0 || told == T::default() {
             return;
         }
-        if self.by_cookie.insert(cookie, reported).is_none() {
+        if self.by_cookie.insert(cookie, told).is_none() {
             self.order.push_back(cookie);
         }
         if self.order.len() > CARRIED {
@@ -261,7 +261,7 @@ impl Carried {
     }
 
     /// Nothing, of a connection that is not remembered.
-    fn of(&self, cookie: u64) -> (u64, u64) {
+    pub(super) fn of(&self, cookie: u64) -> T {
         self.by_cookie.get(&cookie).copied().unwrap_or_default()
     }
 }

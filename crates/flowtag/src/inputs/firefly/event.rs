@@ -97,7 +97,7 @@ mod tests {
         let told = Firefly {
             netlink: Some(Map::from_iter([("rtt".to_owned(), json!(1.5))])),
             storage_stats: Some(long(600)),
-            extra: Map::from_iter([("skOps".to_owned(), long(600))]),
+            extra: Map::from_iter([("skOps".to_owned(), long(700))]),
             ..firefly(State::Start)
         };
         let Ok(Event::Start(announcement)) = of(told.clone()) else { panic!("a start") };
