@@ -91,7 +91,8 @@ fn talk_nonsense(hosts: &Hosts, daemon: &Daemon) {
         format!("{state} tcp {} {port} {} 1094 3 14\n", hosts.link.a.ipv6, hosts.link.b.ipv6)
     };
     for port in 20_000..20_100 {
-        let story = [line("start", port), line("end", port), line("end", port), line("end", port + 1000)].concat();
+        let story =
+            [line("start", port), line("end", port), line("end", port), line("end", port + 1000)].concat();
         pipe.write_all(story.as_bytes()).expect("written");
     }
     pipe.write_all(b"what is this?\nend\n").expect("written");

@@ -32,8 +32,7 @@ fn counts(daemon: &Daemon) -> serde_json::Value {
 
 #[track_caller]
 fn wait_for(daemon: &Daemon, key: &str, value: u64) {
-    let reached =
-        wait_until(key, LIMIT, || Ok((counts(daemon)[key].as_u64() >= Some(value)).then_some(())));
+    let reached = wait_until(key, LIMIT, || Ok((counts(daemon)[key].as_u64() >= Some(value)).then_some(())));
     reached.unwrap_or_else(|_| panic!("{key} is not {value}: {}", counts(daemon)));
 }
 

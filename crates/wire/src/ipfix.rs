@@ -1,6 +1,6 @@
 //! IPFIX messages (RFC 7011) with flow records in both directions (RFC 5103).
 //!
-//! One template for each IP version; what the fields are is in [`TEMPLATES`] and in `docs/ipfix.md`. A record goes from the end
+//! One template for each IP version; what the fields are is in `TEMPLATES` and in `docs/ipfix.md`. A record goes from the end
 //! on the exporting host to the other: fields without "reverse" are of what this host sent, and the flow label is the one on
 //! those packets.
 //!
@@ -38,7 +38,7 @@ enum Space {
 
 use Space::{Iana, Own, Reverse};
 
-/// Number, space and bytes of each field, in the order of [`Writer::record`].
+/// Number, space and bytes of each field, in the order in which records are written.
 type Field = (u16, Space, u16);
 
 const ENDS_V4: [Field; 2] = [(8, Iana, 4), (12, Iana, 4)];

@@ -26,8 +26,17 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use report::Report;
 
-const SECTIONS: [&str; 9] =
-    ["program", "load", "in-place", "throughput", "connections", "statistics", "inputs", "fireflies", "memory"];
+const SECTIONS: [&str; 9] = [
+    "program",
+    "load",
+    "in-place",
+    "throughput",
+    "connections",
+    "statistics",
+    "inputs",
+    "fireflies",
+    "memory",
+];
 
 fn main() -> Result<()> {
     if let [hold, connections] = &std::env::args().skip(1).collect::<Vec<_>>()[..]

@@ -26,8 +26,8 @@ pub(crate) use filter::Filter;
 pub(crate) use parse::suggest;
 pub(crate) use rule::{Action, MAX_RULES, Rule, RuleProblem, RuleText};
 pub(crate) use services::{
-    Access, Addresses, ControlTcp, FireflyInput, FlowdGo, HostPort, Ipfix, Json, MetricNames, Otlp, Prometheus,
-    Statistics, Xrootd,
+    Access, Addresses, ControlTcp, FireflyInput, FlowdGo, HostPort, Ipfix, Json, MetricNames, Otlp,
+    Prometheus, Statistics, Xrootd,
 };
 pub(crate) use value::{Many, NameOrNumber};
 

@@ -36,7 +36,7 @@ counters! {
         events,
         /// Requests and events of a batch that were wrong, or that the engine refused.
         refused,
-        /// Requests and events of a batch that are not for whoever sent them: no [[access]] block allows it, or the token is wrong.
+        /// Requests and events of a batch that are not for whoever sent them: no access block allows it, or the token is wrong.
         denied,
     }
 }
