@@ -13,6 +13,7 @@ SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
+demo bench: SETUP = demo
 demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
 	$(CARGO) build --release --bin flowtag
 	$(CARGO) build --release --package flowtag --example demo
@@ -56,11 +57,12 @@ audit: setup ## Known vulnerabilities in what we depend on (needs the network)
 gen: ## Generate Rust types from bpf/abi
 	$(CARGO) xtask gen
 
+release: SETUP = build
 release: setup ## A fully static binary in target/$(TARGET)/release
 	$(STATIC) $(CARGO) build --release --bin flowtag --target $(TARGET) --features flowtag/static
 
 package: SETUP = package
-package: release ## A .deb and an .rpm of the static binary in target/package
+package: setup release ## A .deb and an .rpm of the static binary in target/package
 	packaging/build target/$(TARGET)/release/flowtag target/package
 
 test-package: package ## Install, use, update and remove the packages, on copies of this machine

@@ -19,6 +19,8 @@ use tokio::task::JoinSet;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::supervisor::throttle::Throttle;
+
 /// How long a client may take for a TLS handshake, to send the head of a request, and its body, and how long it may be
 /// silent between two requests: a connection that says nothing must not keep its place.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -88,7 +90,7 @@ impl Server {
 
 /// Serves until the task is aborted; its connections end with it.
 pub(crate) async fn serve(listener: impl Accept, router: Router, server: Server) -> Infallible {
-    let mut connections = JoinSet::new();
+    let (mut connections, mut throttle) = (JoinSet::new(), Throttle::default());
     loop {
         while connections.try_join_next().is_some() {}
         if connections.len() >= server.max_connections {
@@ -102,7 +104,7 @@ pub(crate) async fn serve(listener: impl Accept, router: Router, server: Server)
             }
             Err(error) => {
                 // Out of descriptors, mostly: some will be given back.
-                tracing::warn!(%error, name = server.name, "cannot accept a connection");
+                throttle.warn_at("cannot accept a connection", &server.name, &error);
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         }

@@ -125,6 +125,24 @@ fn a_strategy_is_shown_where_it_is_not_the_label() {
 }
 
 #[test]
+fn a_flow_is_reported_as_often_as_its_start_asks_for() {
+    let quiet = "[mark]\nenabled = false\n[outputs.firefly]\nenabled = false\n";
+    let daemon =
+        Daemon::start(&format!("{quiet}[outputs.json]\nenabled = true\npath = \"{{dir}}/flows.json\"\n"));
+    start(&daemon, TAG, "[2001:db8::2]:1");
+    cli::ok(&daemon, &["flow", "start", "--tag", TAG, "--report-every", "1s", "tcp", SRC, DST]);
+    let told = || {
+        let lines = std::fs::read_to_string(daemon.dir().join("flows.json"))?;
+        let ongoing: Vec<_> =
+            lines.lines().filter(|line| line.contains("\"ongoing\"")).map(str::to_owned).collect();
+        Ok((ongoing.len() >= 2).then_some(ongoing))
+    };
+    let told = flowtag_testbed::wait_until("two reports", LIMIT, told).expect("reported");
+    assert!(told.iter().all(|line| line.contains("\"flow_id\":2,")), "{told:?}");
+    daemon.stop();
+}
+
+#[test]
 fn list_prints_a_json_object_a_line() {
     let daemon = daemon();
     assert_eq!(cli::ok(&daemon, &["--json", "flow", "list"]), "", "no flow, no line");

@@ -376,6 +376,7 @@ fn what_the_description_calls_malformed_is_what_the_daemon_refuses_as_malformed(
         ),
         ("event by position", "/v1/events", json!([["end", 1]]), "[0]"),
         ("strategy as number", "/v1/flows", with("strategy", json!(1)), "strategy"),
+        ("period as number", "/v1/flows", with("report_every", json!(30)), "report_every"),
     ];
     for (what, path, body, expected) in cases {
         assert_malformed(&contract, &daemon, (what, path), &body, expected);
@@ -421,7 +422,7 @@ fn a_null_is_as_good_as_a_key_that_is_not_there() {
     let contract = Contract::new();
     let daemon = daemon();
     let mut start = api::start(1, 2);
-    for key in ["scitag", "strategy", "start_time", "application"] {
+    for key in ["scitag", "strategy", "start_time", "application", "report_every"] {
         start[key] = Value::Null;
     }
     let end = json!({ "id": 1, "protocol": null, "src": null, "dst": null, "end_time": null, "usage": null });
@@ -510,6 +511,24 @@ fn a_strategy_is_taken_and_shown_and_a_wrong_one_is_refused() {
     let refused = with("lable");
     assert_eq!(refused.status, 422);
     assert!(refused.error().contains("use label, destination, hop-by-hop"), "{}", refused.error());
+    daemon.stop();
+}
+
+#[test]
+fn a_flow_may_have_a_period_of_its_own_from_a_second_to_a_month() {
+    let daemon = daemon();
+    let with = |period: &str| {
+        let mut start = api::start(1, 2);
+        start["report_every"] = json!(period);
+        api::post(&daemon, "/v1/flows", &start)
+    };
+    for wrong in ["soon", "", "30", "off", "999ms", "30days 1s"] {
+        let refused = with(wrong);
+        assert_eq!(refused.status, 422, "{wrong}");
+        assert!(refused.error().contains("report_every"), "{wrong}: {}", refused.error());
+    }
+    assert_eq!(with("30days").status, 201);
+    assert_eq!(with("1s").json()["outcome"], "refreshed");
     daemon.stop();
 }
 

@@ -217,3 +217,24 @@ fn the_standard_output_gets_lines_and_one_that_nobody_reads_holds_nothing_up() {
     let stopped = daemon.stop();
     assert!(stopped.took < Duration::from_secs(5), "stopped after {:?}", stopped.took);
 }
+
+#[test]
+fn a_change_of_the_output_under_load_loses_no_line() {
+    const FLOWS: u16 = 2000;
+    let config = |queue: u32| format!("{QUIET}{TO_FILE}queue = {queue}\n");
+    let daemon = Daemon::start(&config(10_000));
+    std::thread::scope(|scope| {
+        scope.spawn(|| (0..FLOWS).for_each(|n| start(&daemon, 10_000 + n)));
+        for change in 0..4 {
+            let at_least = usize::from(FLOWS) * change / 5;
+            wait_until("some lines", LIMIT, || Ok((lines_so_far(&daemon) >= at_least).then_some(())))
+                .expect("they come");
+            daemon.reload(&config(10_001 + u32::try_from(change).expect("small")));
+        }
+    });
+    wait_for(&file(&daemon), FLOWS.into());
+}
+
+fn lines_so_far(daemon: &Daemon) -> usize {
+    fs::read_to_string(file(daemon)).unwrap_or_default().matches('\n').count()
+}

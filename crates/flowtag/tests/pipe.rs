@@ -179,3 +179,22 @@ fn refused_events_are_counted_and_said_once() {
     wait_for(&daemon, "refused", 20);
     assert_eq!(daemon.log().matches("an event of the pipe was refused").count(), 1, "{}", daemon.log());
 }
+
+#[test]
+fn a_pipe_that_was_removed_is_told_of_and_made_again_by_a_reload() {
+    let daemon = Daemon::start(CONFIG);
+    let mut writer = OpenOptions::new().write(true).open(daemon.pipe()).expect("the pipe is read");
+    writer.write_all(start(1).as_bytes()).expect("written");
+    wait_for(&daemon, "events", 1);
+    std::fs::remove_file(daemon.pipe()).expect("removed");
+    drop(writer);
+    let runs = || cli::json(&daemon, &["status"])["services"]["inputs.pipe"]["running"].as_bool();
+    wait_until("the end of it", LIMIT, || Ok((runs() == Some(false)).then_some(()))).expect("it broke");
+    let shown = cli::ok(&daemon, &["status"]);
+    assert!(shown.contains("inputs.pipe does not run: see the log, then reload"), "{shown}");
+    daemon.reload(CONFIG);
+    wait_until("another", LIMIT, || Ok((runs() == Some(true)).then_some(()))).expect("made again");
+    write(&daemon, &mut [start(2).as_bytes()].into_iter());
+    wait_for(&daemon, "events", 1);
+    assert_eq!(ports(&daemon), [1, 2]);
+}

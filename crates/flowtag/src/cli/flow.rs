@@ -64,6 +64,9 @@ struct Start {
     /// Name and version of the program that moves the data
     #[arg(long)]
     application: Option<String>,
+    /// Report how it goes on that often, as 30s or 10m [default: flows.report_every]
+    #[arg(long)]
+    report_every: Option<String>,
     #[command(flatten)]
     flow: FiveTuple,
     #[command(flatten)]
@@ -143,6 +146,7 @@ impl Start {
             scitag: self.scitag,
             strategy: self.strategy,
             application: self.application,
+            report_every: self.report_every,
             ..StartRequest::default()
         };
         let mut client = self.control.connect().await?;

@@ -9,6 +9,7 @@ mod rule;
 mod services;
 mod value;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -270,6 +271,18 @@ fn find_id(file: &str, name: &str) -> Option<u32> {
 }
 
 impl Config {
+    /// UDP ports of fireflies, which are never flows of their own.
+    pub(crate) fn firefly_ports(&self) -> BTreeSet<u16> {
+        let output = self.firefly.iter().flat_map(|output| {
+            let by_udp = output.collectors.iter().filter(|c| c.transport == Transport::Udp);
+            output.destination_port.into_iter().chain(by_udp.map(|c| c.address.port))
+        });
+        let input = self.firefly_input.iter().flat_map(|input| {
+            std::iter::once(input.listen.port()).chain(input.relay.iter().map(|relay| relay.port))
+        });
+        output.chain(input).collect()
+    }
+
     /// The configuration in `path`; the defaults where `path` is `None` and there is no file at [`DEFAULT_PATH`].
     pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         let (path, required) = path.map_or((Path::new(DEFAULT_PATH), false), |p| (p, true));

@@ -432,9 +432,14 @@ impl Snapshot {
                 points: vec![(none(), number)],
             }
         });
-        let targets = self.targets.iter().map(|(service, target)| {
-            let labels = [("service", (*service).to_owned()), ("target", target.name.clone())];
+        // Two of one name, as by UDP and TCP, have one series, which is as the worse of them.
+        let mut well = BTreeMap::new();
+        for (service, target) in &self.targets {
             let is_well = target.address.is_some() && target.error.is_none();
+            *well.entry((*service, target.name.as_str())).or_insert(true) &= is_well;
+        }
+        let targets = well.into_iter().map(|((service, target), is_well)| {
+            let labels = [("service", service.to_owned()), ("target", target.to_owned())];
             (labels.into(), Number::Count(is_well.into()))
         });
         let up = Family {

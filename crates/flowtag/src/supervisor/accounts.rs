@@ -109,13 +109,23 @@ impl Raw {
             (before, now) => before != now,
         };
         let before = if is_another { Self::default() } else { *self };
+        let steps = [
+            (now.segments_sent, before.segments_sent),
+            (now.segments_received, before.segments_received),
+            (now.retransmitted, before.retransmitted),
+        ];
+        let [sent, received, again] = steps.map(|(now, before)| now.wrapping_sub(before));
+        let is_older = |step: &u32| *step > u32::MAX / 2;
+        if before != Self::default() && [sent, received, again].iter().any(is_older) {
+            return Volume::default(); // than what is known already
+        }
         let more = |of: fn(&Self) -> u64| of(&now).saturating_sub(of(&before));
         let volume = Volume {
             sent: more(|raw| raw.sent),
             received: more(|raw| raw.received),
-            segments_sent: now.segments_sent.wrapping_sub(before.segments_sent).into(),
-            segments_received: now.segments_received.wrapping_sub(before.segments_received).into(),
-            retransmitted: now.retransmitted.wrapping_sub(before.retransmitted).into(),
+            segments_sent: sent.into(),
+            segments_received: received.into(),
+            retransmitted: again.into(),
             busy: more(|raw| raw.busy),
             receiver_limited: more(|raw| raw.receiver_limited),
             buffer_limited: more(|raw| raw.buffer_limited),
@@ -356,6 +366,16 @@ mod tests {
         desk.handle(Event::End(End { usage, ..End::new(Selector::Id(id), TEST) }));
         let volume = desk.of(tag(1)).volume;
         assert_eq!((volume.sent, volume.received), (1000, 70));
+    }
+
+    #[test]
+    fn values_that_are_older_than_those_known_add_nothing() {
+        let mut accounts = Accounts::default();
+        let id = FlowId::new(1);
+        accounts.sampled(id, tag(1), &sample(1, 1000, 10, 50));
+        accounts.sampled(id, tag(1), &sample(1, 1000, 10, 49));
+        accounts.sampled(id, tag(1), &sample(1, 1000, 10, 51));
+        assert_eq!(accounts.flow(id).expect("measured").segments_sent, 51);
     }
 
     /// The END of a flow that was announced from the far end.

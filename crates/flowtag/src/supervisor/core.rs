@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flowtag_engine::{Change, Effect, Engine, Event, FlowKey, Outcome, Reaction};
 use flowtag_kernel::mark::{self, Key, Marker};
@@ -21,6 +21,8 @@ use crate::supervisor::throttle::Throttle;
 /// Requests that may wait, each with the events of one read or one API call. A full queue holds the sender back: inputs
 /// are slowed down and lose nothing.
 const QUEUE: usize = 4096;
+/// Least time between two ticks: one may have much to do.
+const TICK_PAUSE: Duration = Duration::from_millis(10);
 /// Taken from the queue at a time.
 const BATCH: usize = 256;
 /// Changes that a watcher may lag behind before it is told how many it lost.
@@ -120,12 +122,18 @@ async fn run(
     mut stop: oneshot::Receiver<()>,
 ) -> State {
     let mut batch = Vec::with_capacity(BATCH);
+    let mut ticked = Instant::now();
     loop {
-        let next_tick = state.until_next_tick();
+        let pause = TICK_PAUSE.saturating_sub(ticked.elapsed());
+        let next_tick = state.until_next_tick().max(pause);
+        if next_tick.is_zero() {
+            state.handle(Event::Tick);
+            ticked = Instant::now();
+        }
         tokio::select! {
             biased; // a stop is heard also while events keep coming
             _ = &mut stop => return state,
-            () = tokio::time::sleep(next_tick) => drop(state.handle(Event::Tick)),
+            () = tokio::time::sleep(next_tick) => {}
             taken = requests.recv_many(&mut batch, BATCH) => match taken {
                 0 => return state,
                 _ => batch.drain(..).for_each(|request| state.serve(request)),
@@ -198,7 +206,7 @@ impl State {
         const AT_MOST: Duration = Duration::from_secs(30);
         let until =
             |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default();
-        self.engine.next_deadline().map_or(AT_MOST, |at| until(at).clamp(Duration::from_millis(10), AT_MOST))
+        self.engine.next_deadline().map_or(AT_MOST, |at| until(at).min(AT_MOST))
     }
 
     /// What outlives the task. The engine's side of the firefly queue closes, so its output comes to an end.

@@ -59,6 +59,8 @@ pub(crate) struct Target {
 pub(crate) struct ServiceStatus {
     /// What it listens on or writes to, if that is one thing.
     pub(crate) at: Option<String>,
+    /// False: it broke, and the log says why. A reload starts it again.
+    pub(crate) running: bool,
     pub(crate) counts: BTreeMap<String, u64>,
     pub(crate) targets: Vec<Target>,
 }
@@ -69,11 +71,12 @@ pub(crate) struct Entry {
     pub(crate) at: Option<String>,
     pub(crate) counters: Vec<Arc<dyn Counted>>,
     pub(crate) targets: Arc<dyn Fn() -> Vec<Target> + Send + Sync>,
+    pub(crate) running: bool,
 }
 
 impl Entry {
     pub(crate) fn new(counters: Vec<Arc<dyn Counted>>) -> Self {
-        Self { at: None, counters, targets: Arc::new(Vec::new) }
+        Self { at: None, counters, targets: Arc::new(Vec::new), running: true }
     }
 }
 
@@ -90,6 +93,13 @@ impl Board {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
     }
 
+    /// What runs under this name has come to its end.
+    pub(crate) fn ended(&self, name: &str) {
+        if let Some(entry) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(name) {
+            entry.running = false;
+        }
+    }
+
     /// In the order of their names.
     pub(crate) fn entries(&self) -> Vec<(&'static str, Entry)> {
         let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -100,6 +110,7 @@ impl Board {
     pub(crate) fn status(&self) -> BTreeMap<String, ServiceStatus> {
         let status = |entry: &Entry| ServiceStatus {
             at: entry.at.clone(),
+            running: entry.running,
             counts: entry
                 .counters
                 .iter()

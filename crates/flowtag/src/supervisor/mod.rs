@@ -25,6 +25,7 @@ mod watchdog;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use flowtag_engine::{Engine, Event, Guard, Settings};
@@ -73,7 +74,10 @@ pub(crate) fn run(config: Config, path: Option<PathBuf>, level: &Level) -> Resul
         .enable_all()
         .build()
         .context("cannot start worker threads")?;
-    runtime.block_on(serve(prepared, path, level))
+    let outcome = runtime.block_on(serve(prepared, path, level));
+    // A disk that hangs must not keep the daemon from its end.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
 }
 
 fn prepare(config: Config) -> Result<Prepared> {
@@ -240,16 +244,8 @@ fn finish(state: core::State, keep: bool) -> Result<()> {
 }
 
 fn engine_settings(config: &Config) -> Settings {
-    let mut guard = Guard::default();
-    if let Some(firefly) = &config.firefly {
-        guard.ports.extend(firefly.destination_port);
-        // A collector given by name is guarded by its port: its address may change at any time.
-        guard.ports.extend(firefly.collectors.iter().map(|c| c.address.port));
-    }
-    if let Some(input) = &config.firefly_input {
-        guard.ports.insert(input.listen.port());
-        guard.ports.extend(input.relay.iter().map(|relay| relay.port));
-    }
+    // A collector given by name is guarded by its port: its address may change at any time.
+    let guard = Guard { ports: config.firefly_ports(), ..Guard::default() };
     Settings {
         max_flows: config.max_flows as usize,
         idle_limit: config.idle_limit,

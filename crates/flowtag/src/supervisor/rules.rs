@@ -54,7 +54,7 @@ impl Rules {
         let path = config.runtime_dir.join(FILE);
         let mut store = RuleStore::load(&path, &config.registry);
         store.configure(config.rules.clone());
-        let firefly_ports = firefly_ports(config);
+        let firefly_ports = config.firefly_ports();
         Self { store, path, mark: config.mark.clone(), entropy_key, firefly_ports, ..Self::default() }
     }
 
@@ -136,7 +136,7 @@ impl State {
     /// The rules of a changed configuration.
     pub(crate) fn configure_rules(&mut self, config: &Config) {
         self.rules.mark.clone_from(&config.mark);
-        self.rules.firefly_ports = firefly_ports(config);
+        self.rules.firefly_ports = config.firefly_ports();
         self.rules.store.configure(config.rules.clone());
         self.set_marking();
         self.rules_changed();
@@ -354,13 +354,6 @@ impl State {
             self.handle(Event::Closed { key: engine_key(key), at });
         }
     }
-}
-
-fn firefly_ports(config: &Config) -> BTreeSet<u16> {
-    let firefly = config.firefly.iter();
-    firefly
-        .flat_map(|f| f.destination_port.into_iter().chain(f.collectors.iter().map(|c| c.address.port)))
-        .collect()
 }
 
 fn engine_key(key: mark::Key) -> FlowKey {

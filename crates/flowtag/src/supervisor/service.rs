@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::addresses::Addresses;
-use super::core::Core;
+use super::core::{Core, State};
 use super::counters::{Board, Entry};
 use super::throttle::chain;
 use crate::inputs::access::Policy;
@@ -70,6 +70,18 @@ pub(crate) struct Slot<C> {
     current: Option<(C, Running)>,
 }
 
+/// Says on the board that what ran does not any more, however it came to its end.
+struct End {
+    name: &'static str,
+    board: Board,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.board.ended(self.name);
+    }
+}
+
 struct Running {
     task: JoinHandle<()>,
     is_fed: bool,
@@ -88,6 +100,11 @@ impl<C: Clone + PartialEq> Slot<C> {
         if let Some(feed) = feed {
             let _ = daemon.core.ask(move |state| state.feeds.put(feed)).await;
         }
+        let end = End { name: self.name, board: daemon.board.clone() };
+        let run = async move {
+            let _end = end;
+            run.await;
+        };
         self.current = Some((config, Running { task: tokio::spawn(run), is_fed }));
     }
 
@@ -101,10 +118,11 @@ impl<C: Clone + PartialEq> Slot<C> {
         daemon: &Daemon,
         prepare: impl AsyncFn(&C, &Daemon) -> Result<Service>,
     ) -> Result<()> {
-        if self.current.as_ref().map(|(config, _)| config) == wanted.as_ref() {
+        let running = self.current.as_ref().filter(|(_, running)| !running.task.is_finished());
+        if running.map(|(config, _)| config) == wanted.as_ref() {
             return Ok(());
         }
-        let old = self.stop(daemon).await;
+        let old = self.end(daemon, wanted.is_some()).await;
         let Some(config) = wanted else { return Ok(()) };
         match prepare(&config, daemon).await {
             Ok(service) => self.start(config, service, daemon).await,
@@ -117,6 +135,10 @@ impl<C: Clone + PartialEq> Slot<C> {
                         }
                     }
                 }
+                if self.current.is_none() {
+                    let name = self.name;
+                    let _ = daemon.core.ask(move |state| state.feeds.remove(name)).await;
+                }
                 return Err(error).with_context(|| format!("cannot start {}", self.name));
             }
         }
@@ -124,11 +146,20 @@ impl<C: Clone + PartialEq> Slot<C> {
     }
 
     /// Ends what runs; an output may tell what waits before.
-    pub(crate) async fn stop(&mut self, daemon: &Daemon) -> Option<C> {
+    pub(crate) async fn stop(&mut self, daemon: &Daemon) {
+        self.end(daemon, false).await;
+    }
+
+    /// Ends what runs. `hold`: another takes its place and is to miss nothing.
+    async fn end(&mut self, daemon: &Daemon, hold: bool) -> Option<C> {
         let (config, Running { mut task, is_fed }) = self.current.take()?;
         let name = self.name;
         if is_fed {
-            let _ = daemon.core.ask(move |state| state.feeds.remove(name)).await;
+            let remove = move |state: &mut State| match hold {
+                true => state.feeds.hold(name),
+                false => state.feeds.remove(name),
+            };
+            let _ = daemon.core.ask(remove).await;
         }
         if !is_fed || tokio::time::timeout(DRAIN, &mut task).await.is_err() {
             task.abort();

@@ -126,17 +126,19 @@ impl Statistics {
         }
     }
 
-    /// Values that were asked for at that time; older ones than those that are known change nothing.
-    fn put(&mut self, id: FlowId, sample: Arc<Sample>, at: Instant, closed: bool) {
+    /// Values that were asked for at that time. Older ones than those that are known change nothing; says whether they are
+    /// not.
+    fn put(&mut self, id: FlowId, sample: Arc<Sample>, at: Instant, closed: bool) -> bool {
         let old = self.latest.get(&id);
-        if old.is_some_and(|old| old.at > at) {
-            return;
-        }
         let before = match old {
             Some(old) if old.is_of_connection(&sample) => old.before,
             _ => self.carried.of(sample.cookie),
         };
+        if old.is_some_and(|old| old.at > at) || sample.sent < before.0 || sample.received < before.1 {
+            return false;
+        }
         self.latest.insert(id, Latest { sample, at, closed, before });
+        true
     }
 
     fn begin(&mut self, alive: Weak<()>, counters: Arc<Counters>) {

@@ -27,22 +27,27 @@ impl Throttle {
         self.tell(what, Some(at), error);
     }
 
+    /// Whether to log `what` now, and then how often it was not since the last time.
+    pub(crate) fn pass(&mut self, what: &'static str) -> Option<u64> {
+        let now = Instant::now();
+        match self.seen.get_mut(what) {
+            Some((last, suppressed)) if now.duration_since(*last) < PERIOD => {
+                *suppressed += 1;
+                None
+            }
+            _ => Some(self.seen.insert(what, (now, 0)).map_or(0, |(_, suppressed)| suppressed)),
+        }
+    }
+
     fn tell(
         &mut self,
         what: &'static str,
         at: Option<&dyn std::fmt::Display>,
         error: &(dyn std::error::Error + 'static),
     ) {
-        let now = Instant::now();
-        match self.seen.get_mut(what) {
-            Some((last, suppressed)) if now.duration_since(*last) < PERIOD => *suppressed += 1,
-            entry => {
-                let more = entry.map_or(0, |(_, suppressed)| *suppressed);
-                let more = (more > 0).then_some(more);
-                let at = at.map(tracing::field::display);
-                tracing::warn!(at, error = chain(error), more_since_last = more, "{what}");
-                self.seen.insert(what, (now, 0));
-            }
+        if let Some(more) = self.pass(what) {
+            let (at, more) = (at.map(tracing::field::display), (more > 0).then_some(more));
+            tracing::warn!(at, error = chain(error), more_since_last = more, "{what}");
         }
     }
 }
@@ -51,4 +56,18 @@ impl Throttle {
 pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |e| e.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_each_kind_passes_and_the_others_are_counted() {
+        let mut throttle = Throttle::default();
+        let passed = ["a", "a", "b", "a"].map(|what| throttle.pass(what));
+        assert_eq!(passed, [Some(0), None, Some(0), None]);
+        throttle.seen.get_mut("a").expect("seen").0 -= PERIOD;
+        assert_eq!([throttle.pass("a"), throttle.pass("a")], [Some(2), None]);
+    }
 }

@@ -15,8 +15,7 @@ fn status() -> Value {
         json!({ "experiment": 3, "activity": activity, "experiment_name": "cms", "activity_name": name,
             "flows": flows, "sent": 123_456_789_u64, "received": 0 })
     };
-    let service =
-        |at: Value, counts: Value, targets: Value| json!({ "at": at, "counts": counts, "targets": targets });
+    let service = |at: Value, counts: Value, targets: Value| json!({ "at": at, "running": true, "counts": counts, "targets": targets });
     json!({
         "version": "0.1.0", "pid": 4711, "started": "2026-05-04T11:59:00.25Z", "flows": 1234, "max_flows": 100_000,
         "tags": [tag(14, "Analysis Input", 1000), tag(15, "Analysis Output", 200), tag(1, "default", 20)],
@@ -94,7 +93,7 @@ fn it_fits_on_a_screen_whatever_there_is() {
     let names =
         ["control", "control_tcp", "pipe", "flowd_go", "firefly", "xrootd"].map(|n| format!("inputs.{n}"));
     let outputs = ["firefly", "prometheus", "otlp", "json", "ipfix"].map(|n| format!("outputs.{n}"));
-    let long = json!({ "at": "/run/a/rather/long/path/of/a/socket.sock", "targets": [],
+    let long = json!({ "at": "/run/a/rather/long/path/of/a/socket.sock", "running": true, "targets": [],
         "counts": { "dropped": 123_456_789_u64, "failed": 99_999, "denied": 1, "sent": 12, "queued": 77_777 } });
     for name in names.into_iter().chain(outputs) {
         status["services"][name] = long.clone();

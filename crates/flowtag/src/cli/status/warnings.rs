@@ -5,8 +5,14 @@ use crate::supervisor::counters::{ServiceStatus, Target};
 
 /// What counters that ought to be zero tell: beginning of the section, counter, what was counted, what to do. `{}` stands
 /// for the section.
-const LOSSES: [(&str, &str, &str, &str); 17] = [
+const LOSSES: [(&str, &str, &str, &str); 18] = [
     ("outputs.", "dropped", "records were dropped, the queue was full", "raise {}.queue"),
+    (
+        "inputs.xrootd",
+        "lost",
+        "datagrams were lost before they were read",
+        "is the host overloaded? in a container, raise its host's net.core.rmem_max to 4194304",
+    ),
     ("inputs.", "lost", "datagrams were lost before they were read", "raise {}.buffer"),
     (
         "outputs.",
@@ -34,6 +40,8 @@ const LOSSES: [(&str, &str, &str, &str); 17] = [
 pub(super) fn of(daemon: &Daemon) -> Vec<String> {
     let mut warnings = marking(daemon);
     warnings.extend(table(daemon));
+    let broken = daemon.services.iter().filter(|(_, service)| !service.running);
+    warnings.extend(broken.map(|(name, _)| format!("{name} does not run: see the log, then reload")));
     warnings.extend(daemon.services.iter().flat_map(|(name, service)| targets(name, service)));
     warnings.extend(daemon.services.iter().flat_map(|(name, service)| losses(name, service)));
     warnings

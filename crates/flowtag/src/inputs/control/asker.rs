@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::StatusCode;
@@ -13,12 +13,14 @@ use axum::response::Response;
 use super::{Api, Counters};
 use crate::http::Caller;
 use crate::inputs::access::{Announcer, Denied};
+use crate::supervisor::throttle::Throttle;
 
 /// Whoever sent a request.
 pub(super) struct Asker {
     caller: Caller,
     pub(super) announcer: Announcer,
     pub(super) counters: Arc<Counters>,
+    throttle: Arc<Mutex<Throttle>>,
 }
 
 impl FromRequestParts<Api> for Asker {
@@ -28,7 +30,8 @@ impl FromRequestParts<Api> for Asker {
         let caller = parts.extensions.get::<Caller>().cloned().unwrap_or_default();
         let groups = Arc::clone(&caller.groups);
         let announcer = Announcer { input: api.input, user: caller.uid, groups };
-        Ok(Self { caller, announcer, counters: Arc::clone(&api.counters) })
+        let (counters, throttle) = (Arc::clone(&api.counters), Arc::clone(&api.throttle));
+        Ok(Self { caller, announcer, counters, throttle })
     }
 }
 
@@ -40,9 +43,11 @@ impl Asker {
     }
 
     pub(super) fn log_denied(&self, what: impl Display, error: &Denied) {
+        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(more) = throttle.pass("denied") else { return };
         let Caller { uid, pid, peer, .. } = self.caller;
-        let peer = peer.map(tracing::field::display);
-        tracing::warn!(uid, pid, peer, "denied: {what}: {error}");
+        let (peer, more) = (peer.map(tracing::field::display), (more > 0).then_some(more));
+        tracing::warn!(uid, pid, peer, more_since_last = more, "denied: {what}: {error}");
     }
 }
 

@@ -17,7 +17,7 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::extract::FromRef;
 
@@ -26,6 +26,7 @@ use crate::http;
 use crate::inputs::gate::{self, Created, GateError};
 use crate::supervisor::counters::{Entry, counters};
 use crate::supervisor::service::{Daemon, Service};
+use crate::supervisor::throttle::Throttle;
 
 counters! {
     /// What came through the API.
@@ -48,11 +49,13 @@ struct Api {
     /// As in `access.input`.
     input: &'static str,
     counters: Arc<Counters>,
+    /// Of denials in the log.
+    throttle: Arc<Mutex<Throttle>>,
 }
 
 impl Api {
     fn new(input: &'static str, daemon: &Daemon) -> Self {
-        Self { daemon: daemon.clone(), input, counters: Arc::default() }
+        Self { daemon: daemon.clone(), input, counters: Arc::default(), throttle: Arc::default() }
     }
 }
 

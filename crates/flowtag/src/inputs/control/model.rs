@@ -2,7 +2,9 @@
 //! describes the same, and a test holds the two against each other.
 
 use std::marker::PhantomData;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtag_engine::{Announcement, Change, ChangeKind, End, FlowId, FlowView, Registry, Selector, Source};
 use flowtag_kernel::mark::{self, InterfaceCounters};
@@ -21,6 +23,8 @@ use crate::supervisor::counters::ServiceStatus;
 pub(crate) const MAX_EVENTS: usize = 10_000;
 
 const SOURCE: Source = Source("api");
+/// As of `flows.report_every`.
+const REPORT_EVERY: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 86400);
 
 /// An experiment or activity, as a number or by its registered name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -94,6 +98,9 @@ pub(crate) struct StartRequest {
     pub(crate) start_time: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) application: Option<String>,
+    /// A time, as `30s`; none: as `flows.report_every` says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) report_every: Option<String>,
 }
 
 /// A flow is over: named by its number or by its five-tuple.
@@ -218,6 +225,8 @@ pub(crate) enum ModelError {
         "application {0:?} has control characters: give name and version of the program, as `xrootd 5.7`"
     )]
     Application(String),
+    #[error("report_every {0:?} is not a time from 1s to 30days: write 30s, 10m or 1h")]
+    ReportEvery(String),
 }
 
 fn flow(protocol: &str, src: &str, dst: &str) -> Result<FiveTuple, FlowError> {
@@ -239,6 +248,7 @@ impl StartRequest {
             strategy: self.strategy.as_deref().map(str::parse).transpose()?,
             start_time: self.start_time,
             application: self.application()?,
+            report_every: self.report_every()?,
             ..Announcement::new(flow, self.tag(registry)?, SOURCE)
         })
     }
@@ -250,6 +260,14 @@ impl StartRequest {
                 Err(ModelError::Application(name.chars().take(60).collect()))
             }
             name => Ok(name.map(Into::into)),
+        }
+    }
+
+    fn report_every(&self) -> Result<Option<Duration>, ModelError> {
+        let Some(text) = self.report_every.as_deref() else { return Ok(None) };
+        match humantime::parse_duration(text) {
+            Ok(period) if REPORT_EVERY.contains(&period) => Ok(Some(period)),
+            _ => Err(ModelError::ReportEvery(text.chars().take(60).collect())),
         }
     }
 

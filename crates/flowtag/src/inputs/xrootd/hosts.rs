@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
+use crate::outputs::resolve;
+
 /// Names that are remembered, and that are asked about at a time.
 const MAX_KNOWN: usize = 8192;
 const AT_ONCE: usize = 32;
@@ -44,9 +46,9 @@ impl Hosts {
         let host: Box<str> = host.into();
         self.asking.push(host.clone());
         self.asked.spawn(async move {
-            let found = tokio::time::timeout(TIMEOUT, tokio::net::lookup_host((&*host, 0))).await;
+            let found = tokio::time::timeout(TIMEOUT, resolve::addresses(&host)).await;
             let found = found.ok().and_then(Result::ok).into_iter().flatten();
-            let addresses = found.map(|a| a.ip().to_canonical()).take(MAX_ADDRESSES).collect();
+            let addresses = found.map(|a| a.to_canonical()).take(MAX_ADDRESSES).collect();
             (host, addresses)
         });
     }

@@ -51,7 +51,7 @@ impl Collector {
     ///
     /// # Errors
     /// See [`Stream::start`].
-    pub(super) fn new(
+    pub(super) async fn new(
         config: &config::Collector,
         output: &config::Firefly,
         streams: &Arc<stream::Counters>,
@@ -68,12 +68,8 @@ impl Collector {
                     spool: spool.clone().map(|dir| (dir, *spool_max)),
                     queue: output.queue,
                 };
-                Way::Stream(Stream::start(
-                    settings,
-                    Arc::clone(&host),
-                    Arc::clone(&health),
-                    Arc::clone(streams),
-                )?)
+                let (host, health) = (Arc::clone(&host), Arc::clone(&health));
+                Way::Stream(Stream::start(settings, host, health, Arc::clone(streams)).await?)
             }
         };
         let bucket = output.rate_limit.map(|rate| (rate, Bucket::new(rate, Instant::now())));

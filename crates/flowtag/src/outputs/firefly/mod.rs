@@ -18,7 +18,7 @@ pub(crate) mod udp;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use flowtag_engine::{FlowId, FlowKey, Report, ReportState};
@@ -26,9 +26,10 @@ use flowtag_wire::syslog::{AppName, Header, Hostname};
 use flowtag_wire::{Endpoint, FiveTuple, Protocol};
 use jiff::Timestamp;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::stream;
-use super::{Feed, Record};
+use super::{Feed, LostEnds, Record};
 use crate::config;
 use crate::supervisor::addresses::Addresses;
 use crate::supervisor::counters::{Entry, counters};
@@ -42,6 +43,8 @@ pub(crate) use compose::{APPLICATION, MAX_DATAGRAM};
 const AT_ONCE: usize = 256;
 /// Flows of which it is known which host told us of them.
 const MAX_TOLD: usize = 1 << 17;
+/// How often it is looked whether ENDs of such flows were dropped.
+const LOOK: Duration = Duration::from_secs(60);
 
 counters! {
     /// What became of fireflies.
@@ -78,6 +81,8 @@ struct Output {
     hosts: limit::Hosts,
     /// Which host told us of a flow.
     told: HashMap<FlowId, IpAddr>,
+    lost: LostEnds,
+    daemon: Daemon,
     batch: Batch,
     /// What is just being written.
     datagram: Vec<u8>,
@@ -91,8 +96,10 @@ struct Output {
 pub(crate) async fn prepare(config: &config::Firefly, daemon: &Daemon) -> Result<Service> {
     let (counters, streams) = (Arc::new(Counters::default()), Arc::new(stream::Counters::default()));
     let (feed, records, queue) = Feed::new("outputs.firefly", config.queue);
-    let collectors = config.collectors.iter().map(|c| Collector::new(c, config, &streams));
-    let collectors = collectors.collect::<Result<Vec<_>>>()?;
+    let mut collectors = Vec::with_capacity(config.collectors.len());
+    for collector in &config.collectors {
+        collectors.push(Collector::new(collector, config, &streams).await?);
+    }
     let faces: Vec<_> = collectors.iter().map(Collector::face).collect();
     let host = nix::unistd::gethostname().unwrap_or_default();
     let output = Output {
@@ -106,6 +113,8 @@ pub(crate) async fn prepare(config: &config::Firefly, daemon: &Daemon) -> Result
         sockets: udp::Sockets::new(),
         hosts: limit::Hosts::default(),
         told: HashMap::new(),
+        lost: LostEnds::new(Arc::clone(&queue)),
+        daemon: daemon.clone(),
         batch: Batch::default(),
         datagram: Vec::with_capacity(MAX_DATAGRAM),
         throttle: Throttle::default(),
@@ -119,7 +128,21 @@ impl Output {
     /// Sends until the engine's side of the queue is gone and the queue is empty.
     async fn run(mut self) {
         let mut records = Vec::with_capacity(AT_ONCE);
-        while self.records.recv_many(&mut records, AT_ONCE).await > 0 {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased; // it is due also while records keep coming
+                _ = look.tick() => {
+                    self.lost.forget_what_ended(&mut self.told, &self.daemon).await;
+                    continue;
+                }
+                taken = self.records.recv_many(&mut records, AT_ONCE) => {
+                    if taken == 0 {
+                        break;
+                    }
+                }
+            }
             let now = Timestamp::now();
             self.batch.clear();
             records.drain(..).for_each(|record| self.write(&record, now));

@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::firefly::MAX_DATAGRAM;
 use super::resolve::Host;
-use super::{Feed, QueueCounters, Record};
+use super::{Feed, LostEnds, Record};
 use crate::config;
 use crate::supervisor::accounts::Volume;
 use crate::supervisor::counters::{Entry, counters};
@@ -83,7 +83,7 @@ pub(crate) async fn prepare(config: &config::Ipfix, daemon: &Daemon) -> anyhow::
         template_every: config.template_every,
         exporter: Exporter::new(config.domain, config.enterprise),
         marks: daemon.core.ask(|state| state.marker.is_some()).await?,
-        told: Told { flows: HashMap::new(), queue: Arc::clone(&queue), dropped: 0 },
+        told: Told { flows: HashMap::new(), lost: LostEnds::new(Arc::clone(&queue)) },
         counters: Arc::clone(&counters),
         sockets: Sockets {
             v4: UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await.ok(),
@@ -110,7 +110,7 @@ impl Output {
                 biased; // templates are due also while records keep coming
                 _ = templates.tick() => {
                     self.send(true, &[]).await;
-                    self.told.forget_what_ended(&self.daemon).await;
+                    self.told.lost.forget_what_ended(&mut self.told.flows, &self.daemon).await;
                 }
                 taken = self.records.recv_many(&mut batch, BATCH) => match taken {
                     0 => return,
@@ -175,9 +175,7 @@ impl Output {
 /// What was told of flows that go on, so that each record has only what is new.
 struct Told {
     flows: HashMap<FlowId, Total>,
-    queue: Arc<QueueCounters>,
-    /// Records that the queue had no room for, ENDs perhaps, when we last looked.
-    dropped: u64,
+    lost: LostEnds,
 }
 
 /// What a flow moved so far: sent and received.
@@ -209,22 +207,6 @@ impl Told {
             sent,
             received,
         })
-    }
-
-    /// Where ENDs were lost, what they were of is forgotten here, so that this holds no more than the table of flows.
-    async fn forget_what_ended(&mut self, daemon: &Daemon) {
-        let dropped = self.queue.dropped.get();
-        if std::mem::replace(&mut self.dropped, dropped) == dropped {
-            return;
-        }
-        let ids: Vec<FlowId> = self.flows.keys().copied().collect();
-        let gone = daemon.core.ask(move |state| {
-            let is_gone = |id: &FlowId| state.engine.get(*id).is_none();
-            ids.into_iter().filter(is_gone).collect::<Vec<_>>()
-        });
-        for id in gone.await.unwrap_or_default() {
-            self.flows.remove(&id);
-        }
     }
 }
 

@@ -7,7 +7,7 @@ mod compat;
 mod connections;
 mod text;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 use self::connections::Beyond;
 use self::text::Format;
@@ -109,8 +110,10 @@ impl Output {
         let (ours, names) = (self.config.names.contains(&MetricNames::Flowtag), &self.config.names);
         let per_flow = (ours && self.config.per_flow) || names.iter().any(|n| *n != MetricNames::Flowtag);
         let flows = if per_flow { self.config.max_series } else { 0 };
+        // Before the snapshot: what was looked at later must not be told before.
+        let mut series = self.series.lock().await;
+        let series = &mut *series;
         let snapshot = Snapshot::take(&self.daemon, flows).await.map_err(|e| e.to_string())?;
-        let mut series = self.series.lock().unwrap_or_else(PoisonError::into_inner);
         let mut families = if ours { snapshot.families(&mut series.shown) } else { Vec::new() };
         if ours && self.config.per_flow {
             families.extend(connections::families(&snapshot, &mut series.beyond));

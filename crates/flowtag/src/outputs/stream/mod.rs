@@ -14,9 +14,9 @@ mod spool;
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustls::pki_types::ServerName;
@@ -29,7 +29,7 @@ use crate::https;
 use crate::supervisor::counters::counters;
 use crate::supervisor::throttle::{Throttle, chain};
 use connection::{Connection, Tls};
-use spool::{Position, Spool};
+use spool::{Position, Spool, SpoolError};
 
 /// Bounds on the wait between attempts to connect; it doubles in between.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(30));
@@ -39,6 +39,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_millis(100);
 /// How long what waits is still sent after the end of the queue.
 const FINISH: Duration = Duration::from_millis(150);
+/// How long a spool is waited for while the task of the configuration before still has it.
+const HAND_OVER: Duration = Duration::from_secs(2);
 /// Taken from the queue, and sent from memory, at a time.
 const BATCH: usize = 256;
 
@@ -89,7 +91,7 @@ impl Stream {
     ///
     /// # Errors
     /// There is nobody to trust, or the spool cannot be used.
-    pub(crate) fn start(
+    pub(crate) async fn start(
         settings: Settings,
         host: Arc<Host>,
         health: Arc<Health>,
@@ -99,7 +101,7 @@ impl Stream {
         let store = match &settings.spool {
             None => Store::Memory { waiting: VecDeque::new(), max: settings.queue },
             Some((dir, max)) => {
-                let spool = Spool::open(dir, *max);
+                let spool = open(dir, *max).await;
                 Store::Disk(Box::new(
                     spool.context("cannot keep fireflies (outputs.firefly.collectors.spool)")?,
                 ))
@@ -128,6 +130,16 @@ impl Stream {
     pub(crate) async fn finish(self) {
         drop(self.queue);
         let _ = self.task.await;
+    }
+}
+
+async fn open(dir: &Path, max: u64) -> Result<Spool, SpoolError> {
+    let until = Instant::now() + HAND_OVER;
+    loop {
+        match Spool::open(dir, max) {
+            Err(SpoolError::InUse { .. }) if Instant::now() < until => tokio::time::sleep(LOOK).await,
+            opened => return opened,
+        }
     }
 }
 
@@ -421,4 +433,23 @@ enum ConnectError {
 async fn attempt(host: Arc<Host>, tls: Option<Tls>) -> Result<Connection, ConnectError> {
     let to = host.address().ok_or(ConnectError::Unresolved)?;
     Connection::open(to, tls.as_ref()).await.map_err(ConnectError::Io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spool_is_handed_over_by_the_task_that_had_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let before = Spool::open(dir.path(), 1 << 20).expect("opened");
+        let let_go = async {
+            tokio::time::sleep(LOOK * 3).await;
+            drop(before);
+        };
+        let (opened, ()) = tokio::join!(open(dir.path(), 1 << 20), let_go);
+        let _held = opened.expect("opened when the other is done");
+        let refused = open(dir.path(), 1 << 20).await;
+        assert!(matches!(refused, Err(SpoolError::InUse { .. })), "{refused:?}");
+    }
 }

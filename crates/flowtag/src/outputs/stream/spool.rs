@@ -5,8 +5,10 @@
 //! [`CHUNK`] bytes. Bounded by `max`, after which messages are refused; one that was cut off by a full disk or a crash is
 //! taken out again.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Bound;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,8 @@ const CHUNK: u64 = 64 << 10;
 const MAX_FILE: u64 = 1 << 20;
 /// No message is longer; what claims to be is not one of ours.
 const MAX_MESSAGE: usize = 1 << 15;
+/// No file has a greater number; what claims to is not one of ours.
+const MAX_NUMBER: u64 = u64::MAX / 2;
 const SUFFIX: &str = "fireflies";
 
 /// Why messages cannot be kept.
@@ -60,6 +64,8 @@ pub(crate) struct Spool {
     /// Where the next message goes.
     end: Position,
     writer: Option<File>,
+    /// Numbers of all files.
+    files: BTreeSet<u64>,
     /// Bytes in all files.
     bytes: u64,
 }
@@ -83,21 +89,22 @@ impl Spool {
             return Err(SpoolError::InUse { path: dir.to_owned() });
         }
         let mut files = numbers(dir)?;
-        files.sort_unstable();
-        let told = read_position(dir).unwrap_or_default();
-        for file in files.iter().take_while(|file| **file < told.file) {
-            let _ = fs::remove_file(file_path(dir, *file));
+        let size = |file: u64| fs::metadata(file_path(dir, file)).map_or(0, |m| m.len());
+        // One beyond all files is not ours, and to believe it would cost them all.
+        let is_ours = |told: &Position| files.last().is_none_or(|last| told.file <= last.saturating_add(1));
+        let told = read_position(dir).filter(is_ours).unwrap_or_default();
+        let waiting = files.split_off(&told.file);
+        for file in std::mem::replace(&mut files, waiting) {
+            let _ = fs::remove_file(file_path(dir, file));
         }
-        files.retain(|file| *file >= told.file);
         let told = match files.first() {
-            Some(first) if *first == told.file => told,
-            first => Position { file: first.copied().unwrap_or(told.file + 1), offset: 0 },
+            Some(first) if *first == told.file && told.offset <= size(*first) => told,
+            first => Position { file: first.copied().unwrap_or(told.file.saturating_add(1)), offset: 0 },
         };
         // What the last file has after its last whole message is in the way of the next: a new one is begun.
-        let end = Position { file: files.last().map_or(told.file, |last| last + 1), offset: 0 };
-        let sizes = files.iter().map(|file| fs::metadata(file_path(dir, *file)).map_or(0, |m| m.len()));
-        let bytes = sizes.sum();
-        Ok(Self { dir: dir.to_owned(), max, _lock: lock, told, read: told, end, writer: None, bytes })
+        let end = Position { file: files.last().map_or(told.file, |last| last.saturating_add(1)), offset: 0 };
+        let bytes = files.iter().map(|file| size(*file)).sum();
+        Ok(Self { dir: dir.to_owned(), max, _lock: lock, told, read: told, end, writer: None, files, bytes })
     }
 
     /// Whether all was read.
@@ -123,7 +130,9 @@ impl Spool {
             Some(file) => file,
             None => {
                 let open = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
-                open.map_err(io_error("make", &path))?
+                let file = open.map_err(io_error("make", &path))?;
+                self.files.insert(self.end.file);
+                file
             }
         };
         if let Err(error) = file.write_all(message) {
@@ -149,11 +158,8 @@ impl Spool {
             if !found.is_empty() {
                 return (found, self.read);
             }
-            if self.read.file >= self.end.file {
-                self.read = self.end;
-            } else {
-                self.read = Position { file: self.read.file + 1, offset: 0 };
-            }
+            let next = self.files.range((Bound::Excluded(self.read.file), Bound::Unbounded)).next();
+            self.read = next.map_or(self.end, |file| Position { file: *file, offset: 0 });
         }
         (Vec::new(), self.read)
     }
@@ -181,7 +187,7 @@ impl Spool {
 
     /// All up to there arrived.
     pub(crate) fn commit(&mut self, position: Position) {
-        for file in self.told.file..position.file {
+        while let Some(file) = self.files.first().copied().filter(|file| *file < position.file) {
             self.forget(file);
         }
         if position == self.end && position.offset > 0 {
@@ -199,6 +205,7 @@ impl Spool {
     }
 
     fn forget(&mut self, file: u64) {
+        self.files.remove(&file);
         let path = file_path(&self.dir, file);
         let length = fs::metadata(&path).map_or(0, |m| m.len());
         if fs::remove_file(&path).is_ok() {
@@ -222,19 +229,20 @@ fn file_path(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016}.{SUFFIX}"))
 }
 
-fn numbers(dir: &Path) -> Result<Vec<u64>, SpoolError> {
+fn numbers(dir: &Path) -> Result<BTreeSet<u64>, SpoolError> {
     let entries = fs::read_dir(dir).map_err(io_error("list", dir))?;
     let number = |entry: io::Result<fs::DirEntry>| {
         let name = entry.ok()?.file_name().into_string().ok()?;
         name.strip_suffix(SUFFIX)?.strip_suffix('.')?.parse().ok()
     };
-    Ok(entries.filter_map(number).collect())
+    Ok(entries.filter_map(number).filter(|number| *number <= MAX_NUMBER).collect())
 }
 
 fn read_position(dir: &Path) -> Option<Position> {
     let text = fs::read_to_string(dir.join("position")).ok()?;
     let (file, offset) = text.trim().split_once(' ')?;
-    Some(Position { file: file.parse().ok()?, offset: offset.parse().ok()? })
+    let position = Position { file: file.parse().ok()?, offset: offset.parse().ok()? };
+    (position.file <= MAX_NUMBER).then_some(position)
 }
 
 /// Bytes of the frame that begins here, its length included. None: this is not the beginning of one.
@@ -283,7 +291,7 @@ mod tests {
         assert!(all[..5000] == wanted[..] && all[5000..] == [text(7777)]);
         spool.commit(last);
         assert!(spool.is_empty() && spool.bytes == 0);
-        assert_eq!(numbers(dir.path()).expect("a list"), Vec::<u64>::new(), "no file is left");
+        assert_eq!(numbers(dir.path()).expect("a list"), BTreeSet::new(), "no file is left");
         spool.push(&text(1)).expect("kept");
         drop(spool);
         let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened again");
@@ -311,7 +319,7 @@ mod tests {
         let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened");
         spool.push(&text(1)).expect("kept");
         drop(spool);
-        let file = file_path(dir.path(), numbers(dir.path()).expect("a list")[0]);
+        let file = file_path(dir.path(), *numbers(dir.path()).expect("a list").first().expect("a file"));
         let mut cut = fs::read(&file).expect("read");
         cut.extend(b"400 cut off");
         fs::write(&file, cut).expect("written");
@@ -320,6 +328,35 @@ mod tests {
         let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened again");
         spool.push(&text(2)).expect("kept");
         assert_eq!(read_all(&mut spool).0, [text(1), text(2)]);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_ours_cost_neither_time_nor_messages() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut wanted = Vec::new();
+        let positions = ["18446744073709551615 5", "9000000000000000000 0", "garbage", "1 999999"];
+        for (n, position) in positions.into_iter().enumerate() {
+            let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened");
+            spool.push(&text(n)).expect("kept");
+            wanted.push(text(n));
+            drop(spool);
+            for stray in [u64::MAX, MAX_NUMBER + 1, 1 << 60] {
+                fs::write(file_path(dir.path(), stray), b"stray").expect("written");
+            }
+            fs::write(dir.path().join("position"), position).expect("written");
+        }
+        let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened again");
+        spool.push(&text(4)).expect("kept");
+        wanted.push(text(4));
+        let (all, last) = read_all(&mut spool);
+        assert_eq!(all, wanted);
+        spool.commit(last);
+        assert!(spool.is_empty() && spool.bytes == 0);
+        assert!(file_path(dir.path(), u64::MAX).exists(), "not ours");
+        drop(spool);
+        let mut spool = Spool::open(dir.path(), 1 << 20).expect("opened once more");
+        spool.push(&text(5)).expect("kept");
+        assert_eq!(read_all(&mut spool).0, [text(5)]);
     }
 
     #[test]

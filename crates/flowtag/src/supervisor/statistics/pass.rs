@@ -128,9 +128,11 @@ impl State {
         let mut kept = 0;
         for (key, sample) in found {
             let Some((id, tag)) = self.engine.at(&engine_key(&key)) else { continue };
-            kept += 1;
-            self.accounts.sampled(id, tag, &sample);
-            self.statistics.put(id, Arc::new(sample), began, false);
+            let sample = Arc::new(sample);
+            if self.statistics.put(id, Arc::clone(&sample), began, false) {
+                kept += 1;
+                self.accounts.sampled(id, tag, &sample);
+            }
         }
         kept
     }
