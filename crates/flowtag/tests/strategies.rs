@@ -209,7 +209,8 @@ fn lossy_rows() -> Vec<Row> {
             p.sent() > 0 && e.left.iter().filter(same).count() > 1
         };
         let again: Vec<_> = e.left.iter().filter(again).cloned().collect();
-        ensure!(again.len() >= 4, "two segments and their repetition left the sender, not {}", again.len());
+        // Two segments and their repetitions, or one that was lost twice.
+        ensure!(again.len() >= 3, "only {} packets of the sender were one and the same", again.len());
         e.marked(&again)
     })]
 }
