@@ -467,7 +467,17 @@ impl Evidence<'_> {
     /// All is marked, and segments are full with their headers: room is made once for the connection and not in each send.
     fn no_runts(&self) -> Result<()> {
         let full = MTU - TCP_HEADERS - self.strategy.header_len();
-        let data: Vec<usize> = self.there.iter().map(OnWire::sent).filter(|n| *n > 0).collect();
+        // What is sent again because its acknowledgement was late may be cut in any way.
+        let mut end: Option<u32> = None;
+        let mut is_new = |p: &&OnWire<'_>| {
+            let Some(seq) = p.tcp.map(|t| t.seq).filter(|_| p.sent() > 0) else { return false };
+            let is_new = end.is_none_or(|end| seq.wrapping_sub(end) < 1 << 31);
+            if is_new {
+                end = Some(seq.wrapping_add(p.sent() as u32));
+            }
+            is_new
+        };
+        let data: Vec<usize> = self.there.iter().filter(|p| is_new(p)).map(OnWire::sent).collect();
         let short: Vec<&usize> = data.iter().filter(|n| **n < full).collect();
         ensure!(data.iter().all(|n| *n <= full), "segments of more than {full} bytes: {data:?}");
         ensure!(
