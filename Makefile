@@ -4,6 +4,7 @@ CARGO      ?= cargo
 # A fully static glibc binary needs the target named and libelf, libz as archives.
 TARGET     ?= $(shell uname -m)-unknown-linux-gnu
 STATIC     := RUSTFLAGS="-C target-feature=+crt-static" LIBBPF_SYS_LIBRARY_PATH=/usr/lib/$(shell uname -m)-linux-gnu:/usr/lib64
+OUT        := $(or $(CARGO_TARGET_DIR),target)
 FUZZ_TIME  ?= 10
 KERNELS    ?= 5.10 6.1 6.12 newest
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
@@ -63,10 +64,10 @@ release: setup ## A fully static binary in target/$(TARGET)/release
 
 package: SETUP = package
 package: setup release ## A .deb and an .rpm of the static binary in target/package
-	packaging/build target/$(TARGET)/release/flowtag target/package
+	packaging/build $(OUT)/$(TARGET)/release/flowtag $(OUT)/package
 
 test-package: package ## Install, use, update and remove the packages, on copies of this machine
-	$(SUDO) packaging/test target/package
+	$(SUDO) packaging/test $(OUT)/package
 
 setup: ## Install what building and testing need (Debian, Ubuntu, EL)
 	@./.ci/setup $(SETUP)
