@@ -224,3 +224,27 @@ impl State {
 fn kernel_key(key: &FlowKey) -> Key {
     Key { protocol: key.protocol, local: key.local, remote: key.remote }
 }
+
+#[cfg(test)]
+mod tests {
+    use flowtag_engine::{Announcement, Config, Settings, Source};
+    use flowtag_wire::{FiveTuple, Protocol, Tag};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tick_that_is_due_is_not_put_off_by_requests_that_keep_coming() {
+        let settings = Settings { idle_limit: Some(Duration::from_millis(100)), ..Settings::default() };
+        let engine = Engine::new(Config { settings, entropy_key: [7; 16] });
+        let (_stop, stopped) = oneshot::channel();
+        let (core, _task) = Core::start(engine, None, stopped);
+        let ends = ["[2001:db8::1]:1", "[2001:db8::2]:2"].map(|end| end.parse().expect("an end"));
+        let flow = FiveTuple::new(Protocol::Tcp, ends[0], ends[1]).expect("a flow");
+        let start = Announcement::new(flow, Tag::new(3, 14).expect("a tag"), Source("test"));
+        core.events(vec![Event::Start(start)]).await.expect("it runs");
+        let begun = Instant::now();
+        while core.ask(|state| state.engine.len()).await.expect("it runs") > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the flow is silent and does not end");
+        }
+    }
+}
