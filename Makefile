@@ -18,7 +18,7 @@ demo bench: SETUP = demo
 demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
 	$(CARGO) build --release --bin flowtag
 	$(CARGO) build --release --package flowtag --example demo
-	$(SUDO) target/release/examples/demo
+	$(SUDO) $(OUT)/release/examples/demo
 
 test lint: SETUP = tools
 test: setup test-cargo test-fuzz ## Run every test on this kernel (needs root for namespaces and eBPF)
@@ -42,7 +42,7 @@ vm-test: setup ## Run the integration tests under other kernels (KERNELS="6.1 6.
 bench: setup ## Measure costs and write docs/performance.md
 	$(CARGO) build --release --bin flowtag
 	$(CARGO) build --release --package flowtag --example bench
-	$(SUDO) target/release/examples/bench
+	$(SUDO) $(OUT)/release/examples/bench
 
 lint: setup ## Everything a machine can object to
 	$(CARGO) fmt --all --check
