@@ -46,6 +46,20 @@ fn start(daemon: &Daemon, hosts: &Hosts, ports: std::ops::Range<u16>) {
     std::fs::write(daemon.pipe(), lines).expect("the pipe is read");
 }
 
+/// The collector comes back: the ports of all that was kept for it, and last 5000.
+#[track_caller]
+fn told_when_it_is_back(hosts: &Hosts, daemon: &Daemon) -> Vec<u16> {
+    let listener = hosts.b.run(|| listen(hosts.dst(6514))).expect("host b");
+    let mut stream = BufReader::new(accept(&listener));
+    wait_for_count(daemon, OUTPUT, "connected", 1);
+    start(daemon, hosts, 5000..5001);
+    let mut told = Vec::new();
+    while told.last() != Some(&5000) {
+        told.extend(ports(&mut stream, 1));
+    }
+    told
+}
+
 fn ports(stream: &mut BufReader<impl std::io::Read>, number: usize) -> Vec<u16> {
     (0..number).map(|_| read(&read_frame(stream)).flow.src().port()).collect()
 }
@@ -85,14 +99,7 @@ fn without_a_spool_what_does_not_fit_memory_is_lost_and_counted() {
     wait_for_count(&daemon, OUTPUT, "lost", 850);
     daemon.wait_for_log("a collector cannot be reached");
     assert_eq!(daemon.log().matches("a collector cannot be reached").count(), 1, "said once");
-    let listener = hosts.b.run(|| listen(hosts.dst(6514))).expect("host b");
-    let mut stream = BufReader::new(accept(&listener));
-    wait_for_count(&daemon, OUTPUT, "connected", 1);
-    start(&daemon, &hosts, 5000..5001);
-    let mut told = Vec::new();
-    while told.last() != Some(&5000) {
-        told.extend(ports(&mut stream, 1));
-    }
+    let told = told_when_it_is_back(&hosts, &daemon);
     assert!(told.is_sorted() && told.len() <= 151, "{told:?}");
     wait_for_count(&daemon, OUTPUT, "confirmed", told.len() as u64);
     let (lost, dropped) = (count(&daemon, OUTPUT, "lost"), count(&daemon, OUTPUT, "dropped"));
@@ -274,14 +281,7 @@ fn a_full_disk_costs_what_does_not_fit_and_is_said_once() {
     let daemon = hosts.daemon(&config(&hosts, "tcp", &format!("spool = \"{}\"", disk.path().display())));
     start(&daemon, &hosts, 1..1001);
     wait_for_count(&daemon, OUTPUT, "lost", 500);
-    let listener = hosts.b.run(|| listen(hosts.dst(6514))).expect("host b");
-    let mut stream = BufReader::new(accept(&listener));
-    wait_for_count(&daemon, OUTPUT, "connected", 1);
-    start(&daemon, &hosts, 5000..5001);
-    let mut told = Vec::new();
-    while told.last() != Some(&5000) {
-        told.extend(ports(&mut stream, 1));
-    }
+    let told = told_when_it_is_back(&hosts, &daemon);
     let kept = u16::try_from(told.len()).expect("few") - 1;
     assert!(
         kept > 10 && told[..told.len() - 1] == (1..=kept).collect::<Vec<_>>(),

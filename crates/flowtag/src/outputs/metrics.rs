@@ -92,6 +92,18 @@ pub(crate) const fn described<T>(
     Described { name, unit, kind, help, value }
 }
 
+/// Two metrics of one name, told apart by their unit.
+const fn packets_and_bytes(
+    name: &'static str,
+    packets: &'static str,
+    bytes: &'static str,
+) -> [Described<PacketCount>; 2] {
+    [
+        described(C, name, Some("packets"), packets, |c| count(c.packets)),
+        described(C, name, Some("bytes"), bytes, |c| count(c.bytes)),
+    ]
+}
+
 const fn count(number: u64) -> Option<Number> {
     Some(Number::Count(number))
 }
@@ -290,18 +302,11 @@ impl Snapshot {
     }
 
     fn marked_by_tag(&self, shown: &mut Shown) -> Vec<Family> {
-        const COUNTS: [Described<PacketCount>; 2] = [
-            described(C, "flowtag_marked", Some("packets"), "IPv6 packets that left with the tag", |c| {
-                count(c.packets)
-            }),
-            described(
-                C,
-                "flowtag_marked",
-                Some("bytes"),
-                "Bytes of IPv6 packets that left with the tag",
-                |c| count(c.bytes),
-            ),
-        ];
+        const COUNTS: [Described<PacketCount>; 2] = packets_and_bytes(
+            "flowtag_marked",
+            "IPv6 packets that left with the tag",
+            "Bytes of IPv6 packets that left with the tag",
+        );
         let Some(marked) = &self.marked else { return Vec::new() };
         let sent =
             self.bucketed(shown, marked.sent.iter().map(|(tag, count)| (*tag, PacketCount::from(*count))));
@@ -329,22 +334,11 @@ impl Snapshot {
     }
 
     fn by_interface(&self) -> Vec<Family> {
-        const COUNTS: [Described<PacketCount>; 2] = [
-            described(
-                C,
-                "flowtag_interface",
-                Some("packets"),
-                "Packets that left, by what became of them",
-                |c| count(c.packets),
-            ),
-            described(
-                C,
-                "flowtag_interface",
-                Some("bytes"),
-                "Bytes of packets that left, by what became of them",
-                |c| count(c.bytes),
-            ),
-        ];
+        const COUNTS: [Described<PacketCount>; 2] = packets_and_bytes(
+            "flowtag_interface",
+            "Packets that left, by what became of them",
+            "Bytes of packets that left, by what became of them",
+        );
         let Some(marked) = &self.marked else { return Vec::new() };
         let own = marked.interfaces.iter().filter(|i| !i.shared).map(|i| (i.interface.name.as_str(), i));
         let shared = marked.interfaces.iter().find(|i| i.shared).map(|i| (OTHER, i));

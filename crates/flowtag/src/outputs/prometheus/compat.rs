@@ -30,16 +30,8 @@ fn millis(micros: u64) -> Number {
     Number::Real(micros as f64 / 1e3)
 }
 
-/// flowd-go 2.4. Times in microseconds but for `last…`, in milliseconds; rates in bytes per second.
-const FLOWD_GO: [Described<Each>; 30] = [
-    described(G, "flow_tcp_retrans", None, "Retransmitted packets", tcp!(total_retrans)),
-    described(G, "flow_tcp_rto", None, "Retransmission time-out in microseconds", tcp!(rto)),
-    described(G, "flow_tcp_ato", None, "Delayed acknowledgement time-out in microseconds", tcp!(ato)),
-    described(G, "flow_tcp_rtt", None, "Round-trip time in microseconds", tcp!(rtt)),
-    described(G, "flow_tcp_rtt_var", None, "Round-trip time variation in microseconds", tcp!(rttvar)),
-    described(G, "flow_tcp_minrtt", None, "Least round-trip time in microseconds", |each| {
-        Some(Number::Count(each.tcp.as_ref()?.info.least_rtt()?.into()))
-    }),
+/// What both of them have, with the same meaning.
+const BOTH: [Described<Each>; 18] = [
     described(G, "flow_tcp_pmtu", None, "MTU of the path in bytes", tcp!(pmtu)),
     described(G, "flow_tcp_mss", None, "MSS of the sender in bytes", tcp!(snd_mss)),
     described(G, "flow_tcp_rcvmss", None, "MSS of the receiver in bytes", tcp!(rcv_mss)),
@@ -62,6 +54,20 @@ const FLOWD_GO: [Described<Each>; 30] = [
         "Since an acknowledgement was received, in milliseconds",
         tcp!(last_ack_recv),
     ),
+    described(G, "flow_tcp_rcv_space", None, "Receive buffer space in bytes", tcp!(rcv_space)),
+    described(G, "flow_tcp_rcv_ssthresh", None, "Clamp of the receive window in bytes", tcp!(rcv_ssthresh)),
+];
+
+/// flowd-go 2.4, beside [`BOTH`]. Times in microseconds but for `last…`, in milliseconds; rates in bytes per second.
+const FLOWD_GO: [Described<Each>; 12] = [
+    described(G, "flow_tcp_retrans", None, "Retransmitted packets", tcp!(total_retrans)),
+    described(G, "flow_tcp_rto", None, "Retransmission time-out in microseconds", tcp!(rto)),
+    described(G, "flow_tcp_ato", None, "Delayed acknowledgement time-out in microseconds", tcp!(ato)),
+    described(G, "flow_tcp_rtt", None, "Round-trip time in microseconds", tcp!(rtt)),
+    described(G, "flow_tcp_rtt_var", None, "Round-trip time variation in microseconds", tcp!(rttvar)),
+    described(G, "flow_tcp_minrtt", None, "Least round-trip time in microseconds", |each| {
+        Some(Number::Count(each.tcp.as_ref()?.info.least_rtt()?.into()))
+    }),
     described(G, "flow_tcp_pacing_rate", None, "Pacing rate in bytes per second", tcp!(pacing_rate)),
     described(G, "flow_tcp_delivery_rate", None, "Delivery rate in bytes per second", tcp!(delivery_rate)),
     described(G, "flow_tcp_delivered", None, "Packets delivered, retransmissions included", tcp!(delivered)),
@@ -73,8 +79,6 @@ const FLOWD_GO: [Described<Each>; 30] = [
         "Time stalled by the receiver's window in microseconds",
         tcp!(rwnd_limited),
     ),
-    described(G, "flow_tcp_rcv_space", None, "Receive buffer space in bytes", tcp!(rcv_space)),
-    described(G, "flow_tcp_rcv_ssthresh", None, "Clamp of the receive window in bytes", tcp!(rcv_ssthresh)),
     described(
         G,
         "flow_tcp_rcv_snd_wnd",
@@ -84,8 +88,8 @@ const FLOWD_GO: [Described<Each>; 30] = [
     ),
 ];
 
-/// flowd 1.1, which passes on what `ss -i` prints: times in milliseconds, rates in bits per second.
-const FLOWD: [Described<Each>; 45] = [
+/// flowd 1.1, beside [`BOTH`], which passes on what `ss -i` prints: times in milliseconds, rates in bits per second.
+const FLOWD: [Described<Each>; 27] = [
     described(G, "flow_tcp_rto", None, "Retransmission time-out in milliseconds", tcp!(rto ms)),
     described(G, "flow_tcp_ato", None, "Delayed acknowledgement time-out in milliseconds", tcp!(ato ms)),
     described(G, "flow_tcp_rtt", None, "Round-trip time in milliseconds", tcp!(rtt ms)),
@@ -100,30 +104,8 @@ const FLOWD: [Described<Each>; 45] = [
     described(G, "flow_tcp_minrtt", None, "Least round-trip time in milliseconds", |each| {
         Some(millis(each.tcp.as_ref()?.info.least_rtt()?.into()))
     }),
-    described(G, "flow_tcp_pmtu", None, "MTU of the path in bytes", tcp!(pmtu)),
-    described(G, "flow_tcp_mss", None, "MSS of the sender in bytes", tcp!(snd_mss)),
-    described(G, "flow_tcp_rcvmss", None, "MSS of the receiver in bytes", tcp!(rcv_mss)),
-    described(G, "flow_tcp_advmss", None, "Advertised MSS in bytes", tcp!(advmss)),
-    described(G, "flow_tcp_cwnd", None, "Congestion window in segments", tcp!(snd_cwnd)),
-    described(G, "flow_tcp_ssthresh", None, "Slow-start threshold in segments", tcp!(snd_ssthresh)),
     described(C, "flow_tcp_retrans", None, "Segments sent again", tcp!(total_retrans)),
-    described(C, "flow_tcp_bytes_sent", None, "Bytes sent", tcp!(bytes_sent)),
     described(C, "flow_tcp_bytes_retrans", None, "Bytes sent again", tcp!(bytes_retrans)),
-    described(C, "flow_tcp_bytes_acked", None, "Bytes acknowledged", tcp!(bytes_acked)),
-    described(C, "flow_tcp_bytes_received", None, "Bytes received", tcp!(bytes_received)),
-    described(C, "flow_tcp_segs_out", None, "Segments sent", tcp!(segs_out)),
-    described(C, "flow_tcp_segs_in", None, "Segments received", tcp!(segs_in)),
-    described(C, "flow_tcp_data_segs_out", None, "Segments with data sent", tcp!(data_segs_out)),
-    described(C, "flow_tcp_data_segs_in", None, "Segments with data received", tcp!(data_segs_in)),
-    described(G, "flow_tcp_lastsnd", None, "Since data was sent, in milliseconds", tcp!(last_data_sent)),
-    described(G, "flow_tcp_lastrcv", None, "Since data was received, in milliseconds", tcp!(last_data_recv)),
-    described(
-        G,
-        "flow_tcp_lastack",
-        None,
-        "Since an acknowledgement was received, in milliseconds",
-        tcp!(last_ack_recv),
-    ),
     described(G, "flow_tcp_pacing_rate", None, "Pacing rate in bits per second", |each| {
         Some(Number::Count(each.tcp.as_ref()?.info.pacing_rate.saturating_mul(8)))
     }),
@@ -148,8 +130,6 @@ const FLOWD: [Described<Each>; 45] = [
         "Time stalled by the send buffer in milliseconds",
         tcp!(sndbuf_limited ms),
     ),
-    described(G, "flow_tcp_rcv_space", None, "Receive buffer space in bytes", tcp!(rcv_space)),
-    described(G, "flow_tcp_rcv_ssthresh", None, "Clamp of the receive window in bytes", tcp!(rcv_ssthresh)),
     described(G, "flow_tcp_snd_wnd", None, "Window that the other end announced, in bytes", tcp!(snd_wnd)),
     described(G, "flow_tcp_notsent", None, "Bytes that wait to be sent", tcp!(notsent_bytes)),
     described(G, "flow_tcp_skmem_rmem_alloc", None, "Bytes received and not read yet", memory!(rmem_alloc)),
@@ -232,15 +212,16 @@ fn options(each: &Each) -> Option<String> {
 
 fn families(
     snapshot: &Snapshot,
-    table: &[Described<Each>],
+    own: &[Described<Each>],
     labels: impl Fn(&Each) -> Labels,
     (info, help): (&'static str, &'static str),
     more: impl Fn(&Each) -> Option<[(&'static str, String); 1]>,
 ) -> Vec<Family> {
     let flows: Vec<_> =
         snapshot.flows.iter().filter(|each| each.tcp.is_some()).map(|each| (labels(each), each)).collect();
-    let mut families: Vec<_> = table
+    let mut families: Vec<_> = BOTH
         .iter()
+        .chain(own)
         .map(|described| described.family(flows.iter().map(|(labels, each)| (labels, *each))))
         .collect();
     let infos = flows.iter().filter_map(|(labels, each)| {
