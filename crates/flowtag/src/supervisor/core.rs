@@ -221,8 +221,14 @@ impl State {
     }
 }
 
-fn kernel_key(key: &FlowKey) -> Key {
+/// What the kernel's side calls the key of the engine.
+pub(super) fn kernel_key(key: &FlowKey) -> Key {
     Key { protocol: key.protocol, local: key.local, remote: key.remote }
+}
+
+/// The other way.
+pub(super) fn engine_key(key: &Key) -> FlowKey {
+    FlowKey { protocol: key.protocol, local: key.local, remote: key.remote }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtag_engine::{Announcement, End, Event, FlowKey, Outcome, Registry, Selector, Source};
+use flowtag_engine::{Announcement, End, Event, Outcome, Registry, Selector, Source};
 use flowtag_kernel::cgroup::Cgroups;
 use flowtag_kernel::link;
 use flowtag_kernel::mark::rules::{self as kernel, Subject};
@@ -16,7 +16,7 @@ use flowtag_kernel::sockets::{self, Socket};
 use flowtag_wire::tag::{Activity, Experiment};
 use flowtag_wire::{FiveTuple, Protocol, ScitagInteger, Strategy, Tag};
 
-use super::core::{Core, State};
+use super::core::{Core, State, engine_key};
 use super::registry::rule_uses;
 use super::throttle::chain;
 use crate::config::{Config, Mark, Rule};
@@ -298,7 +298,7 @@ impl State {
                 }
             }
             mark::Event::Closed { key, last } => {
-                let (key, at) = (engine_key(key), jiff::Timestamp::now());
+                let (key, at) = (engine_key(&key), jiff::Timestamp::now());
                 if let (Some((id, _)), Some(last)) = (self.engine.at(&key), last) {
                     self.statistics.closed(id, *last);
                 }
@@ -351,13 +351,9 @@ impl State {
         });
         let gone: Vec<_> = gone.collect();
         for key in gone {
-            self.handle(Event::Closed { key: engine_key(key), at });
+            self.handle(Event::Closed { key: engine_key(&key), at });
         }
     }
-}
-
-fn engine_key(key: mark::Key) -> FlowKey {
-    FlowKey { protocol: key.protocol, local: key.local, remote: key.remote }
 }
 
 /// Looks at times whether cgroups that rules name came or went.

@@ -12,10 +12,10 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use flowtag_engine::{FlowId, FlowKey, Report, ReportState, Usage};
-use flowtag_kernel::mark::Key;
 use flowtag_kernel::tcp_info::{Inquiry, Sample};
 use flowtag_wire::Protocol;
 
+use super::core::kernel_key;
 use super::counters::counters;
 use super::throttle::Throttle;
 use crate::outputs::Record;
@@ -199,8 +199,7 @@ impl Running {
             return None;
         }
         self.counters.asked.add(1);
-        let key = Key { protocol: key.protocol, local: key.local, remote: key.remote };
-        let found = inquiry.one(&key).inspect_err(|error| {
+        let found = inquiry.one(&kernel_key(key)).inspect_err(|error| {
             self.counters.failed.add(1);
             self.throttle.warn("the last values of a flow are not known", error);
         });

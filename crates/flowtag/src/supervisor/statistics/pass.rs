@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
-use flowtag_engine::FlowKey;
 use flowtag_kernel::mark::{Key, Marker};
 use flowtag_kernel::tcp_info::{Inquiry, Sample, Sweep};
 use tokio::runtime::Handle;
@@ -12,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Counters;
 use crate::config;
-use crate::supervisor::core::{Core, State};
+use crate::supervisor::core::{Core, State, engine_key};
 use crate::supervisor::counters::Entry;
 use crate::supervisor::service::{Daemon, Service};
 use crate::supervisor::throttle::{Throttle, chain};
@@ -136,8 +135,4 @@ impl State {
         }
         kept
     }
-}
-
-fn engine_key(key: &Key) -> FlowKey {
-    FlowKey { protocol: key.protocol, local: key.local, remote: key.remote }
 }
