@@ -121,6 +121,20 @@ impl Cgroups {
         (1..self.all.len()).find(|n| is_it(&self.all[*n]))
     }
 
+    /// Path below the root of all cgroups, as `/system.slice/xrootd.service`; none where there is none of that id. What is
+    /// not text in it is replaced.
+    #[must_use]
+    pub fn path(&self, id: u64) -> Option<String> {
+        let mut at = self.by_id.get(&id).copied()?;
+        let mut parts = Vec::new();
+        while at != 0 {
+            parts.push(self.all[at].name.to_string_lossy());
+            at = self.all[at].parent;
+        }
+        parts.reverse();
+        Some(format!("/{}", parts.join("/")))
+    }
+
     /// The cgroup with this id and all that it is in, up to the root; none where there is none of that id. What
     /// [`crate::mark::rules::Subject::cgroups`] wants.
     #[must_use]

@@ -18,6 +18,7 @@
 //! ```
 
 pub mod af_packet;
+pub mod btf;
 pub mod cgroup;
 pub mod features;
 pub mod link;
@@ -25,6 +26,7 @@ pub mod mark;
 mod netlink;
 pub mod path_mtu;
 pub mod peer;
+pub mod probes;
 pub mod socket_queue;
 pub mod sockets;
 pub mod tc;
@@ -45,6 +47,16 @@ pub enum Error {
         /// What libbpf or the kernel said.
         #[source]
         source: libbpf_rs::Error,
+    },
+    /// This kernel lacks what a probe cannot do without.
+    #[error(
+        "`{probe}` needs {hook}, which this kernel does not have; `flowtag doctor` lists what works here"
+    )]
+    Probe {
+        /// Name of the probe.
+        probe: &'static str,
+        /// What is not there.
+        hook: String,
     },
     /// A program could not be attached to or detached from an interface.
     #[error("cannot {action} interface {interface} with {hook}: {fix}")]

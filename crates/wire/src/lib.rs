@@ -15,6 +15,7 @@
 //! ```
 
 pub mod capture;
+pub mod expression;
 pub mod firefly;
 pub mod flow;
 pub mod ipfix;

@@ -7,6 +7,7 @@ mod decode;
 mod detach;
 mod doctor;
 mod flow;
+mod observe;
 mod output;
 mod registry;
 mod rule;
@@ -47,6 +48,8 @@ enum Command {
     Flow(flow::Flow),
     Rule(rule::Rule),
     Coverage(coverage::Show),
+    #[command(flatten)]
+    Observe(observe::Observe),
     Status(status::Status),
     Tag(tag::Tag),
     Address(address::Address),
@@ -116,6 +119,7 @@ impl Cli {
             Command::Flow(command) => command.run(json),
             Command::Rule(command) => command.run(json),
             Command::Coverage(command) => command.run(json),
+            Command::Observe(command) => command.run(json),
             Command::Status(command) => command.run(json),
             Command::Tag(command) => command.run(json),
             Command::Address(command) => command.run(json),

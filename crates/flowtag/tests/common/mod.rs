@@ -6,4 +6,5 @@ pub mod cli;
 pub mod collector;
 pub mod daemon;
 pub mod hosts;
+pub mod observe;
 pub mod web;

@@ -142,7 +142,7 @@ fn event(bytes: &[u8], own_netns: u32) -> Option<Event> {
             rule: raw.rule,
             generation: raw.generation,
             user: (raw.user != u32::MAX).then_some(raw.user),
-            process: name(&raw.process),
+            process: printable_name(&raw.process),
         }),
         _ => None,
     }
@@ -156,7 +156,8 @@ fn last(bytes: &[u8]) -> Option<Box<Sample>> {
     Some(Box::new(sample))
 }
 
-fn name(bytes: &[u8; 16]) -> Option<String> {
+/// Up to the zero byte that closes it; none where it is empty.
+pub(crate) fn printable_name(bytes: &[u8; 16]) -> Option<String> {
     let end = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
     let text = String::from_utf8_lossy(bytes.get(..end)?);
     let printable = |c: char| if c.is_control() { '?' } else { c };

@@ -3,38 +3,6 @@
 #ifndef FLOWTAG_MARK_LIFECYCLE_BPF_H
 #define FLOWTAG_MARK_LIFECYCLE_BPF_H
 
-#define AF_INET 2
-#define AF_INET6 10
-
-static __always_inline void copy_address(__u8 to[16], const struct in6_addr *from)
-{
-	__u32 *words = (__u32 *)to;
-
-	words[0] = from->in6_u.u6_addr32[0];
-	words[1] = from->in6_u.u6_addr32[1];
-	words[2] = from->in6_u.u6_addr32[2];
-	words[3] = from->in6_u.u6_addr32[3];
-}
-
-/* By the time the state is CLOSE the socket has given its port back; its copy in inet_sport stays. */
-static __always_inline void key_of_socket(const struct tcp_sock *tp, struct mark_key *key)
-{
-	const struct sock_common *common = &tp->inet_conn.icsk_inet.sk.__sk_common;
-
-	if (common->skc_family == AF_INET6) {
-		copy_address(key->local_addr, &common->skc_v6_rcv_saddr);
-		copy_address(key->remote_addr, &common->skc_v6_daddr);
-	} else {
-		key->local_addr[10] = key->local_addr[11] = 0xff;
-		key->remote_addr[10] = key->remote_addr[11] = 0xff;
-		*(__be32 *)(key->local_addr + 12) = common->skc_rcv_saddr;
-		*(__be32 *)(key->remote_addr + 12) = common->skc_daddr;
-	}
-	key->local_port = tp->inet_conn.icsk_inet.inet_sport;
-	key->remote_port = common->skc_dport;
-	key->protocol = IPPROTO_TCP;
-}
-
 /* Tells of TCP sockets of flows that user space knows or is about to. Since kernel 4.16. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)

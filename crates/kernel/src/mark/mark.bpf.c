@@ -14,6 +14,7 @@
 #include "mark.h"
 #include "ipv6.bpf.h"
 #include "siphash.bpf.h"
+#include "socket.bpf.h"
 #include "tcp.bpf.h"
 #include "maps.bpf.h"
 #include "rules.bpf.h"

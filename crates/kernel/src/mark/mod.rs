@@ -10,6 +10,7 @@ pub(crate) mod abi;
 mod attach;
 mod coverage;
 mod events;
+mod flow_table;
 mod install;
 mod load;
 mod packets;
@@ -36,7 +37,9 @@ use abi::{
 };
 pub use attach::{Hook, HookChoice};
 pub use coverage::{Arrival, Arrived, Coverage};
+pub(crate) use events::printable_name;
 pub use events::{Event, Events};
+pub use flow_table::FlowTable;
 pub use install::Strip;
 pub use packets::{Count, Verdict};
 pub use pin::{Adopted, remove_pinned};
@@ -144,7 +147,7 @@ impl From<FlowLabel> for Mark {
 }
 
 impl Mark {
-    fn from_word(word: u32) -> Option<Self> {
+    pub(crate) fn from_word(word: u32) -> Option<Self> {
         let label = FlowLabel::new(u64::from(word & mark_word::MARK_WORD_LABEL)).ok()?;
         let strategy = Strategy::from_bits((word >> mark_word::MARK_WORD_STRATEGY_SHIFT & 0xf) as u8)?;
         Some(Self { label, strategy })

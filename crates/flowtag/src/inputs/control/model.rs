@@ -546,6 +546,8 @@ pub(crate) struct Status {
     pub(crate) started: Timestamp,
     pub(crate) flows: usize,
     pub(crate) max_flows: usize,
+    /// The kernel's number of the map of flows; none: marking is off.
+    pub(crate) flow_table: Option<u32>,
     /// Those with most flows.
     pub(crate) tags: Vec<TagStatus>,
     /// None: marking is off.

@@ -274,13 +274,14 @@ async fn watch(State(daemon): State<Daemon>) -> Answer<Response> {
 
 async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
     let registry = daemon.registry_now();
-    let (flows, max_flows, tags, counters, marker) = daemon
+    let (flows, max_flows, tags, counters, marker, flow_table) = daemon
         .core
         .ask(move |state| {
             let marker = state.marker.as_ref().map(|m| m.counters());
             let engine = state.engine.counters().iter().map(|c| (c.name.to_owned(), c.value)).collect();
             let tags = TagStatus::most(&state.accounts, &registry);
-            (state.engine.len(), state.engine.settings().max_flows, tags, engine, marker)
+            let flow_table = state.marker.as_ref().and_then(|m| m.flow_table_id().ok());
+            (state.engine.len(), state.engine.settings().max_flows, tags, engine, marker, flow_table)
         })
         .await?;
     let interfaces =
@@ -291,6 +292,7 @@ async fn status(State(daemon): State<Daemon>) -> Answer<Json<Status>> {
         started: daemon.started,
         flows,
         max_flows,
+        flow_table,
         tags,
         interfaces: interfaces.map(|all| all.iter().map(InterfaceStatus::from).collect()),
         engine: counters,

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/* What all probes share: settings, the ring, counts of what was lost, whose a socket is. Since kernel 5.11, which lets
+ * tracing programs keep something with a socket. */
+#ifndef FLOWTAG_OBSERVE_BPF_H
+#define FLOWTAG_OBSERVE_BPF_H
+
+/* In a section of its own, so that user space finds it without looking for a symbol. */
+const volatile struct observe_settings observe SEC(".rodata.observe") = {};
+
+/* Events, each beginning with struct observe_event. Read by one thread. Full: the event is lost and counted. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 4096);
+} observe_events SEC(".maps");
+
+/* Key: enum observe_count. Written per CPU by the programs, summed by user space. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OBSERVE_COUNTS);
+	__type(key, __u32);
+	__type(value, __u64);
+} observe_counts SEC(".maps");
+
+/* With each socket: whose it is and what became of it. One map for all probes. A socket that is accepted inherits its
+ * listener's. Freed with the socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, int);
+	__type(value, struct observe_socket);
+} observe_sockets SEC(".maps");
+
+/* The daemon's table of flows, by which a tag is known; empty where no daemon runs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1);
+	__type(key, struct mark_key);
+	__type(value, struct mark_value);
+} flowtag_flows SEC(".maps");
+
+static __always_inline void count(__u32 what)
+{
+	__u64 *value = bpf_map_lookup_elem(&observe_counts, &what);
+
+	if (value)
+		*value += 1;
+}
+
+/* NULL: lost, and counted. */
+static __always_inline void *reserve_event(__u64 size)
+{
+	void *event = bpf_ringbuf_reserve(&observe_events, size, 0);
+
+	count(event ? OBSERVE_EVENTS : OBSERVE_LOST);
+	return event;
+}
+
+/* To wake a reader costs far more than the rest of a program: it comes by itself many times a second, and is woken where
+ * the ring would be full before that. */
+static __always_inline void submit_event(void *event)
+{
+	bool is_time = bpf_ringbuf_query(&observe_events, BPF_RB_AVAIL_DATA) >= observe.wake;
+
+	bpf_ringbuf_submit(event, is_time ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+/* enum mark_word of a flow; 0: no tag, or nobody who knows. */
+static __always_inline __u32 word_of_flow(const struct mark_key *key)
+{
+	struct mark_value *value = bpf_map_lookup_elem(&flowtag_flows, key);
+
+	return value ? value->word : 0;
+}
+
+static __always_inline bool is_wanted_netns(__u32 netns)
+{
+	return !observe.netns || observe.netns == netns;
+}
+
+static __always_inline bool is_wanted_flow(const struct mark_key *key)
+{
+	const __u64 *remote = (const __u64 *)key->remote_addr;
+
+	if (observe.port && key->local_port != observe.port && key->remote_port != observe.port)
+		return false;
+	return !((remote[0] ^ observe.peer[0]) & observe.peer_mask[0]) &&
+	       !((remote[1] ^ observe.peer[1]) & observe.peer_mask[1]);
+}
+
+static __always_inline __u32 netns_of(const struct sock *sk)
+{
+	return sk->__sk_common.skc_net.net->ns.inum;
+}
+
+static __always_inline __u64 cgroup_of(const struct sock *sk)
+{
+	return BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
+}
+
+/* Before 5.15 the member held a tagged pointer, or for cgroup v1 no pointer at all: what is read then is 0 or of no
+ * cgroup that exists. */
+
+static __always_inline struct observe_socket *find_socket(struct sock *sk)
+{
+	return bpf_sk_storage_get(&observe_sockets, sk, NULL, 0);
+}
+
+static __always_inline struct observe_socket *make_socket(struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (socket)
+		return socket;
+	socket = bpf_sk_storage_get(&observe_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	count(socket ? OBSERVE_FLOWS : OBSERVE_EVICTED);
+	return socket;
+}
+
+static __always_inline void set_owner(struct observe_socket *socket, struct task_struct *task, __u64 cgroup,
+				      __u8 source)
+{
+	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+
+	socket->owner.pid = BPF_CORE_READ(task, tgid);
+	socket->owner.cgroup = cgroup;
+	socket->source = source;
+	bpf_core_read_str(socket->owner.process, sizeof(socket->owner.process), &leader->comm);
+}
+
+/* The running process uses the socket: only where a system call led here. */
+static __always_inline void owned_by_current(struct observe_socket *socket, __u8 source)
+{
+	if (socket->owner.pid == bpf_get_current_pid_tgid() >> 32 && socket->source >= source)
+		return;
+	set_owner(socket, (void *)bpf_get_current_task(), bpf_get_current_cgroup_id(), source);
+}
+
+/* All of an event but its kind; `event` is not initialised. */
+static __always_inline void fill_event(struct observe_event *event, struct sock *sk, const struct mark_key *key)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	__builtin_memset(event, 0, sizeof(*event));
+	event->time = bpf_ktime_get_ns();
+	event->cookie = bpf_get_socket_cookie(sk);
+	event->key = *key;
+	event->netns = netns_of(sk);
+	event->word = word_of_flow(key);
+	event->state = sk->__sk_common.skc_state;
+	event->interface = sk->__sk_common.skc_bound_dev_if;
+	if (socket)
+		event->owner = socket->owner;
+	if (!event->owner.cgroup)
+		event->owner.cgroup = cgroup_of(sk);
+	event->owner.user = sk->sk_uid.val;
+}
+
+/* The flow of a TCP socket, if it is one that is wanted: `key` is zero before. */
+static __always_inline bool is_wanted_socket(struct tcp_sock *tp, struct mark_key *key)
+{
+	key_of_socket(tp, key);
+	return is_wanted_netns(netns_of(&tp->inet_conn.icsk_inet.sk)) && is_wanted_flow(key);
+}
+
+#endif

@@ -1,0 +1,42 @@
+//! Generated from `crates/kernel/src/probes/life/abi.h` by `cargo xtask gen`: change the header, not this file.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    non_camel_case_types,
+    non_upper_case_globals,
+    clippy::all
+)]
+
+use crate::mark::abi::*;
+use crate::probes::abi::*;
+
+pub type __u8 = ::core::ffi::c_uchar;
+pub type __u16 = ::core::ffi::c_ushort;
+pub type __u32 = ::core::ffi::c_uint;
+pub type __u64 = ::core::ffi::c_ulonglong;
+pub type __be16 = __u16;
+pub mod life_kind {
+    #[allow(unused_imports)]
+    use super::*;
+    pub type Type = ::core::ffi::c_uint;
+    pub const LIFE_CLOSED: Type = 1;
+}
+#[doc = " A connection that is over. event.state: the state before."]
+#[repr(C)]
+#[derive(zerocopy :: FromBytes, zerocopy :: IntoBytes, zerocopy :: Immutable, zerocopy :: KnownLayout)]
+pub struct life_event {
+    pub event: observe_event,
+    pub socket: observe_socket,
+    pub tcp: mark_tcp,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of life_event"][::core::mem::size_of::<life_event>() - 472usize];
+    ["Alignment of life_event"][::core::mem::align_of::<life_event>() - 8usize];
+    ["Offset of field: life_event::event"][::core::mem::offset_of!(life_event, event) - 0usize];
+    ["Offset of field: life_event::socket"][::core::mem::offset_of!(life_event, socket) - 104usize];
+    ["Offset of field: life_event::tcp"][::core::mem::offset_of!(life_event, tcp) - 160usize];
+};

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
+/* Life of TCP connections: whose they are, when they began and how they ended. Keeps what all other probes know of a
+ * socket, so it is always loaded first.
+ *
+ * Hooks: tracepoints inet_sock_set_state (4.16), tcp_rcv_space_adjust (4.15), tcp_receive_reset, tcp_send_reset (4.15),
+ * inet_sk_error_report (5.13), sock_send_length (6.3, on request); iterators over open files (5.8) and TCP sockets (5.9).
+ * Can miss: the owner of a connection that was accepted and is only written to, where sock_send_length is missing: then it
+ * is the listener's. */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+#include "abi.h"
+#include "socket.bpf.h"
+#include "tcp.bpf.h"
+#include "observe.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+static __always_inline void opened(struct sock *sk, __u8 flag)
+{
+	struct observe_socket *socket = make_socket(sk);
+
+	if (!socket)
+		return;
+	socket->opened = bpf_ktime_get_ns();
+	socket->established = 0;
+	socket->syn_retries = 0;
+	socket->error = 0;
+	socket->flags = flag;
+	if (flag == OBSERVE_ACTIVE)
+		owned_by_current(socket, OBSERVE_OPENER);
+	else
+		socket->source = OBSERVE_LISTENER;
+}
+
+static __always_inline void established(struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (socket && socket->opened)
+		socket->established = bpf_ktime_get_ns();
+}
+
+static __always_inline void listening(struct sock *sk)
+{
+	struct observe_socket *socket = make_socket(sk);
+
+	if (socket)
+		owned_by_current(socket, OBSERVE_OPENER);
+}
+
+static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int oldstate)
+{
+	struct mark_key key __attribute__((aligned(8))) = {};
+	struct observe_socket *socket = find_socket(sk);
+	struct life_event *event;
+
+	if (!observe.events || !is_wanted_socket(tp, &key))
+		return;
+	event = reserve_event(sizeof(*event));
+	if (!event)
+		return;
+	fill_event(&event->event, sk, &key);
+	event->event.kind = LIFE_CLOSED;
+	event->event.state = oldstate;
+	__builtin_memset(&event->socket, 0, sizeof(event->socket));
+	__builtin_memset(&event->tcp, 0, sizeof(event->tcp));
+	if (socket)
+		event->socket = *socket;
+	if (!event->socket.error)
+		event->socket.error = sk->sk_err;
+	read_tcp(tp, oldstate, &event->tcp);
+	submit_event(event);
+}
+
+/* Fires before the state is stored. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(flowtag_life, struct sock *sk, int oldstate, int newstate)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	if (!tp)
+		return 0;
+	if (newstate == TCP_SYN_SENT)
+		opened(sk, OBSERVE_ACTIVE);
+	else if (newstate == TCP_SYN_RECV)
+		opened(sk, OBSERVE_PASSIVE);
+	else if (newstate == TCP_ESTABLISHED)
+		established(sk);
+	else if (newstate == TCP_LISTEN)
+		listening(sk);
+	else if (newstate == TCP_CLOSE && oldstate != TCP_CLOSE && oldstate != TCP_LISTEN)
+		closed(tp, sk, oldstate);
+	return 0;
+}
+
+/* Somebody has read: that is who the socket belongs to, whoever accepted it. */
+SEC("tp_btf/tcp_rcv_space_adjust")
+int BPF_PROG(flowtag_reader, struct sock *sk)
+{
+	struct observe_socket *socket = make_socket(sk);
+
+	if (socket)
+		owned_by_current(socket, OBSERVE_USER);
+	return 0;
+}
+
+/* Somebody writes. Attached on request only: it sees every socket's every call. */
+SEC("tp_btf/sock_send_length")
+int BPF_PROG(flowtag_writer, struct sock *sk, int ret, int flags)
+{
+	struct observe_socket *socket;
+
+	if (ret <= 0 || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return 0;
+	socket = make_socket(sk);
+	if (socket)
+		owned_by_current(socket, OBSERVE_USER);
+	return 0;
+}
+
+SEC("tp_btf/tcp_receive_reset")
+int BPF_PROG(flowtag_was_reset, struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (socket)
+		socket->flags |= OBSERVE_RESET_RECEIVED;
+	return 0;
+}
+
+/* Many a RST has no socket, and the verifier of some kernels does not say so. */
+SEC("tp_btf/tcp_send_reset")
+int BPF_PROG(flowtag_resets, struct sock *sk)
+{
+	struct observe_socket *socket;
+
+	if (!sk)
+		return 0;
+	socket = find_socket(sk);
+	if (socket)
+		socket->flags |= OBSERVE_RESET_SENT;
+	return 0;
+}
+
+SEC("tp_btf/inet_sk_error_report")
+int BPF_PROG(flowtag_error, struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (socket)
+		socket->error = sk->sk_err;
+	return 0;
+}
+
+SEC("tp_btf/tcp_retransmit_synack")
+int BPF_PROG(flowtag_synack, struct sock *sk, struct request_sock *req)
+{
+	return 0;
+}
+
+/* Whoever holds a socket, of those whose owner nobody knows better: sockets that were open before. */
+SEC("iter/task_file")
+int flowtag_holders(struct bpf_iter__task_file *ctx)
+{
+	struct task_struct *task = ctx->task;
+	struct observe_socket *socket;
+	struct file *file = ctx->file;
+	struct socket *held;
+	struct sock *sk;
+
+	if (!task || !file)
+		return 0;
+	held = bpf_sock_from_file(file);
+	if (!held)
+		return 0;
+	sk = held->sk;
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return 0;
+	socket = make_socket(sk);
+	/* Of several that hold it, the first, which is the oldest. */
+	if (socket && socket->source < OBSERVE_HOLDER)
+		set_owner(socket, task, BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id), OBSERVE_HOLDER);
+	return 0;
+}
+
+/* Key: 0. Where the iterator makes its record, which is too large for the stack. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct observe_tcp);
+} life_scratch SEC(".maps");
+
+/* All TCP sockets that have a peer. */
+SEC("iter/tcp")
+int flowtag_tcp(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct observe_socket *socket;
+	struct observe_tcp *out;
+	struct tcp_sock *tp;
+	struct sock *sk;
+	__u32 zero = 0;
+	__u8 state;
+
+	if (!common)
+		return 0;
+	state = common->skc_state;
+	if (state == TCP_LISTEN || state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE)
+		return 0;
+	tp = bpf_skc_to_tcp_sock(common);
+	out = bpf_map_lookup_elem(&life_scratch, &zero);
+	if (!tp || !out)
+		return 0;
+	__builtin_memset(out, 0, sizeof(*out));
+	if (!is_wanted_socket(tp, &out->event.key))
+		return 0;
+	sk = (struct sock *)tp;
+	socket = find_socket(sk);
+	if (socket)
+		out->socket = *socket;
+	out->event.time = bpf_ktime_get_ns();
+	out->event.cookie = common->skc_cookie.counter;
+	out->event.netns = netns_of(sk);
+	out->event.word = word_of_flow(&out->event.key);
+	out->event.state = state;
+	out->event.owner = out->socket.owner;
+	if (!out->event.owner.cgroup)
+		out->event.owner.cgroup = cgroup_of(sk);
+	out->event.owner.user = sk->sk_uid.val;
+	read_tcp(tp, state, &out->tcp);
+	bpf_seq_write(ctx->meta->seq, out, sizeof(*out));
+	return 0;
+}

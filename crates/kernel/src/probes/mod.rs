@@ -1,0 +1,36 @@
+//! Probes: what happens to flows, told by eBPF programs at the kernel's tracepoints.
+//!
+//! One folder a probe: its program, the types that it shares with user space (`abi.h`), its [`Description`] and how its
+//! events are read (`mod.rs`), and what it measures, how exactly and at which cost (`README.md`). The command, its table,
+//! JSON, metrics and the page of the reference come from the description. To add one: a folder, and two lines here.
+//!
+//! Place in the flow: kernel → [`Record`] → command line and outputs. A probe changes nothing, and loses nothing without
+//! counting it.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use flowtag_kernel::probes::{Options, Scope, Session, retrans};
+//!
+//! let session = Session::start(&Scope::default(), None, &[(&retrans::PROBE, Options::default())])?;
+//! for (probe, record) in session.next(Duration::from_secs(1))? {
+//!     println!("{probe}: {:?}", record.context.flow);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod abi;
+mod description;
+mod load;
+mod record;
+mod session;
+
+pub mod life;
+pub mod retrans;
+
+pub use description::{Column, Description, Flag, Measure, Merge, Metric, Options, Source, Unit};
+pub use load::{Loaded, Losses, Missing};
+pub use record::{Context, Flow, Owner, Record, Value, monotonic, state_name, wall_clock};
+pub use session::{Scope, Session, netns_of, own_netns};
+
+/// All probes, in the order in which help lists them.
+pub static PROBES: &[&Description] = &[&life::PROBE, &retrans::PROBE];

@@ -1,0 +1,288 @@
+//! Probes that run together: they share what is known of sockets, and one reader reads all their rings.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use std::{fs, io};
+
+use ipnet::IpNet;
+use libbpf_rs::{Iter, RingBuffer, RingBufferBuilder};
+
+use super::abi::observe_settings;
+use super::description::{Description, Options, Source};
+use super::life;
+use super::load::{Loaded, Losses, Missing, Parts};
+use super::record::Record;
+use crate::mark::FlowTable;
+use crate::{Error, Result};
+
+/// Bytes of a probe's ring: 20 ms of three million events a second.
+const RING: u32 = 16 * 1024 * 1024;
+/// How long events wait in the ring where it does not become full.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// What is looked at. Everything else costs next to nothing.
+#[derive(Debug, Clone)]
+pub struct Scope {
+    /// Number of the only network namespace; none: all.
+    pub netns: Option<u32>,
+    /// Local or remote port.
+    pub port: Option<u16>,
+    /// Addresses of the other end.
+    pub peer: Option<IpNet>,
+    /// Look also at who writes: the owner of a socket that is handed over is right with its first write, for some 100 ns
+    /// per call of every process.
+    pub writers: bool,
+    /// Bytes of each ring, a power of two.
+    pub ring: u32,
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self { netns: None, port: None, peer: None, writers: true, ring: RING }
+    }
+}
+
+/// Number of the network namespace that the calling thread is in.
+///
+/// # Errors
+/// [`Error::Query`] where `/proc` is not to be read.
+pub fn own_netns() -> Result<u32> {
+    netns_of("/proc/thread-self/ns/net")
+}
+
+/// Number of the network namespace that a file stands for.
+///
+/// # Errors
+/// [`Error::Query`] where there is no such file.
+pub fn netns_of(path: impl AsRef<std::path::Path>) -> Result<u32> {
+    use std::os::unix::fs::MetadataExt;
+    let failed = |source| Error::Query { what: "the number of a network namespace", source };
+    Ok(fs::metadata(path).map_err(failed)?.ino() as u32)
+}
+
+/// Running probes. Dropping it takes all of them out of the kernel.
+pub struct Session {
+    /// The first is always `life`, on which all others stand.
+    loaded: Vec<Loaded>,
+    /// Whether the first was asked for.
+    has_life: bool,
+    ring: RingBuffer<'static>,
+    seen: Arc<Mutex<Vec<(&'static str, Record)>>>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("loaded", &self.loaded).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Loads and attaches these probes, and learns whose the open sockets are. `flows` is the daemon's table
+    /// ([`crate::mark::Marker::flow_table`]); without, no tag is known.
+    ///
+    /// # Errors
+    /// [`Error::Probe`] where this kernel lacks what a probe needs, [`Error::Load`] where it refuses.
+    pub fn start(
+        scope: &Scope,
+        flows: Option<&FlowTable>,
+        probes: &[(&'static Description, Options)],
+    ) -> Result<Self> {
+        let has_life = probes.iter().any(|(probe, _)| std::ptr::eq(*probe, &life::PROBE));
+        let unwanted: &[&str] = if scope.writers { &[] } else { &["flowtag_writer"] };
+        let load = |probe: &'static Description, events, own, shared: &[_]| {
+            Loaded::load(
+                probe,
+                &Parts { settings: settings(scope, events), ring: scope.ring, own, unwanted, shared },
+            )
+        };
+        let table = flows.map(|table| ("flowtag_flows", table.as_fd()));
+        let mut shared: Vec<_> = table.into_iter().collect();
+        let base = load(&life::PROBE, has_life, Vec::new(), &shared)?;
+        let sockets = base.handle("observe_sockets")?;
+        shared.push(("observe_sockets", sockets.as_fd()));
+        let mut loaded = vec![base];
+        for (probe, options) in probes.iter().filter(|(probe, _)| !std::ptr::eq(*probe, &life::PROBE)) {
+            loaded.push(load(probe, true, (probe.settings)(options), &shared)?);
+        }
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let ring = reader(&loaded, &seen)?;
+        let session = Self { loaded, has_life, ring, seen };
+        session.learn_owners()?;
+        Ok(session)
+    }
+
+    /// What was told since the last call, in each probe's order, with the probe's name; waits for at most `limit`, or until
+    /// a ring is half full.
+    ///
+    /// # Errors
+    /// The kernel refuses to wait.
+    pub fn next(&self, limit: Duration) -> io::Result<Vec<(&'static str, Record)>> {
+        // Nobody is woken for a single event, so that an event costs little: look again many times a second.
+        match self.ring.poll_raw(limit.min(GATHER)) {
+            error if error < 0 && error != -libc::EINTR => return Err(io::Error::from_raw_os_error(-error)),
+            _ => {}
+        }
+        match self.ring.consume_raw() {
+            error if error < 0 && error != -libc::EINTR => return Err(io::Error::from_raw_os_error(-error)),
+            _ => {}
+        }
+        Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// The rows of those probes that sum up in the kernel.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn rows(&self) -> Result<Vec<(&'static str, Record)>> {
+        let mut rows = Vec::new();
+        for loaded in &self.loaded {
+            if let Source::Rows(read) = loaded.probe().source {
+                rows.extend(read(loaded)?.into_iter().map(|record| (loaded.probe().name, record)));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The probes that were asked for, as they run.
+    pub fn probes(&self) -> impl Iterator<Item = &Loaded> {
+        self.loaded.iter().skip(usize::from(!self.has_life))
+    }
+
+    /// The running probe of that name; `life` is always there.
+    #[must_use]
+    pub fn probe(&self, name: &str) -> Option<&Loaded> {
+        self.loaded.iter().find(|loaded| loaded.probe().name == name)
+    }
+
+    /// What this kernel lacks, each once.
+    #[must_use]
+    pub fn missing(&self) -> Vec<Missing> {
+        let mut seen = HashSet::new();
+        let all = self.loaded.iter().flat_map(Loaded::missing);
+        all.filter(|m| seen.insert(&m.hook)).cloned().collect()
+    }
+
+    /// What was told and what was lost, of all probes.
+    ///
+    /// # Errors
+    /// [`Error::Map`] where the kernel refuses.
+    pub fn losses(&self) -> Result<Losses> {
+        let mut all = Losses::default();
+        for loaded in &self.loaded {
+            all += loaded.losses()?;
+        }
+        Ok(all)
+    }
+
+    /// Looks through the open files of all processes for the owners of sockets that nobody knows better. Some milliseconds
+    /// for a thousand processes.
+    ///
+    /// # Errors
+    /// [`Error::Query`] where the kernel refuses.
+    pub fn learn_owners(&self) -> Result<()> {
+        self.iterate("flowtag_holders", &mut |_| {})
+    }
+
+    /// Runs an iterator of the probe `life`, and gives what it writes to `take`, in pieces of any length. Nothing where this
+    /// kernel lacks it.
+    pub(super) fn iterate(&self, program: &str, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+        let Some(base) = self.loaded.first() else { return Ok(()) };
+        iterate(base, program, take)
+    }
+}
+
+/// Runs an iterator, and gives what it writes to `take`, in pieces of any length. Nothing where this kernel lacks it.
+pub(super) fn iterate(loaded: &Loaded, program: &str, take: &mut dyn FnMut(&[u8])) -> Result<()> {
+    let failed = |source| Error::Query { what: "what its iterator sees", source };
+    let Some(program) = loaded.program(program) else { return Ok(()) };
+    let link = program.attach().map_err(|e| failed(crate::to_io(&e)))?;
+    let mut iter = Iter::new(&link).map_err(|e| failed(crate::to_io(&e)))?;
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        match iter.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => take(buffer.get(..read).unwrap_or_default()),
+            // So much in a row that is left out that the kernel wants to be asked again.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+fn reader(loaded: &[Loaded], seen: &Arc<Mutex<Vec<(&'static str, Record)>>>) -> Result<RingBuffer<'static>> {
+    let failed = |source| Error::Map { action: "read", map: "events", source };
+    let mut builder = RingBufferBuilder::new();
+    let maps = loaded.iter().map(|l| l.map("observe_events")).collect::<Vec<_>>();
+    for (loaded, map) in loaded.iter().zip(&maps) {
+        let (Some(map), Source::Events(decode)) = (map, loaded.probe().source) else { continue };
+        let (name, sink) = (loaded.probe().name, Arc::clone(seen));
+        let take = move |bytes: &[u8]| {
+            let record = decode(bytes).map(|record| (name, record));
+            sink.lock().unwrap_or_else(PoisonError::into_inner).extend(record);
+            0
+        };
+        builder.add(map, take).map_err(failed)?;
+    }
+    builder.build().map_err(failed)
+}
+
+fn settings(scope: &Scope, events: bool) -> observe_settings {
+    let (peer, peer_mask) = scope.peer.map_or_else(Default::default, prefix);
+    observe_settings {
+        peer,
+        peer_mask,
+        wake: u64::from(scope.ring / 2),
+        netns: scope.netns.unwrap_or(0),
+        sends: u32::from(scope.writers),
+        port: scope.port.unwrap_or(0).to_be(),
+        events: u16::from(events),
+        pad: 0,
+    }
+}
+
+/// Address and mask as two words each, of the bytes in network order. IPv4 as IPv4-mapped.
+fn prefix(net: IpNet) -> ([u64; 2], [u64; 2]) {
+    let (addr, len) = match net.network() {
+        IpAddr::V4(addr) => (addr.to_ipv6_mapped(), net.prefix_len() + 96),
+        IpAddr::V6(addr) => (addr, net.prefix_len()),
+    };
+    let mask = u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
+    let words = |bits: u128| {
+        let (high, low) = ((bits >> 64) as u64, bits as u64);
+        [high.to_be(), low.to_be()]
+    };
+    (words(addr.to_bits()), words(mask))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_are_compared_as_the_programs_see_addresses() {
+        for (net, inside, outside) in [
+            ("2001:db8::/32", "2001:db8:ffff::1", "2001:db9::1"),
+            ("2001:db8::/65", "2001:db8::7fff:ffff:ffff:ffff", "2001:db8::8000:0:0:0"),
+            ("2001:db8::1/128", "2001:db8::1", "2001:db8::2"),
+            ("192.0.2.0/24", "192.0.2.255", "192.0.3.0"),
+            ("::/0", "::1", ""),
+        ] {
+            let (peer, mask) = prefix(net.parse().unwrap());
+            let matches = |addr: &str| {
+                let addr: IpAddr = addr.parse().unwrap();
+                let bytes = match addr {
+                    IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+                    IpAddr::V6(v6) => v6.octets(),
+                };
+                let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+                (word(0) ^ peer[0]) & mask[0] == 0 && (word(8) ^ peer[1]) & mask[1] == 0
+            };
+            assert!(matches(inside), "{inside} is in {net}");
+            assert!(outside.is_empty() || !matches(outside), "{outside} is not in {net}");
+        }
+    }
+}
