@@ -52,15 +52,15 @@ enum observe_socket_flags {
 	OBSERVE_PASSIVE = 2,	    /* this end accepted */
 	OBSERVE_RESET_RECEIVED = 4, /* the other end sent RST */
 	OBSERVE_RESET_SENT = 8,	    /* this end sent RST */
-	OBSERVE_TOLD = 16,	    /* the close was told of */
+	OBSERVE_TIMED = 16,	    /* how long the handshake took is known */
 };
 
 /* What is remembered of a socket for as long as it lives. */
 struct observe_socket {
 	struct observe_owner owner;
-	__u64 opened; /* CLOCK_MONOTONIC, ns: SYN sent, or connection accepted by the kernel; 0: before we looked */
+	__u64 opened;	   /* CLOCK_MONOTONIC, ns: SYN sent, or received; 0: before we looked */
 	__u64 established; /* likewise; 0: not yet, or before we looked */
-	__u32 syn_retries; /* SYN or SYN-ACK sent again */
+	__u32 syn_retries; /* SYN or SYN-ACK sent again, known when established or closed */
 	__u8 source;	   /* enum observe_source */
 	__u8 flags;	   /* enum observe_socket_flags */
 	__u16 error;	   /* errno of the last error that was reported on it */

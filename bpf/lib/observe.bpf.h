@@ -47,12 +47,14 @@ static __always_inline void count(__u32 what)
 		*value += 1;
 }
 
-/* NULL: lost, and counted. */
+/* NULL: lost, and counted. What is told is counted as it is submitted: of a count of either here the compiler makes two
+ * checks of the event, and kernels before 6.4 forget the first and reject the program for an event that is never submitted. */
 static __always_inline void *reserve_event(__u64 size)
 {
 	void *event = bpf_ringbuf_reserve(&observe_events, size, 0);
 
-	count(event ? OBSERVE_EVENTS : OBSERVE_LOST);
+	if (!event)
+		count(OBSERVE_LOST);
 	return event;
 }
 
@@ -62,6 +64,7 @@ static __always_inline void submit_event(void *event)
 {
 	bool is_time = bpf_ringbuf_query(&observe_events, BPF_RB_AVAIL_DATA) >= observe.wake;
 
+	count(OBSERVE_EVENTS);
 	bpf_ringbuf_submit(event, is_time ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 }
 
@@ -117,23 +120,41 @@ static __always_inline struct observe_socket *make_socket(struct sock *sk)
 	return socket;
 }
 
-static __always_inline void set_owner(struct observe_socket *socket, struct task_struct *task, __u64 cgroup,
-				      __u8 source)
+/* Whether what is remembered is this process, and has been since it last became another program. */
+static __always_inline bool is_owner(const struct observe_owner *owner, const struct task_struct *task)
 {
-	struct task_struct *leader = BPF_CORE_READ(task, group_leader);
+	const __u64 *name = (const __u64 *)task->group_leader->comm;
+	const __u64 *known = (const __u64 *)owner->process;
 
-	socket->owner.pid = BPF_CORE_READ(task, tgid);
-	socket->owner.cgroup = cgroup;
+	return owner->pid == (__u32)task->tgid && known[0] == name[0] && known[1] == name[1];
+}
+
+/* The name is the process's, not that of one of its threads. */
+static __always_inline void set_owner(struct observe_socket *socket, const struct task_struct *task, __u8 source)
+{
+	const __u64 *name = (const __u64 *)task->group_leader->comm;
+	__u64 *known = (__u64 *)socket->owner.process;
+
+	socket->owner.pid = task->tgid;
+	socket->owner.cgroup = task->cgroups->dfl_cgrp->kn->id;
 	socket->source = source;
-	bpf_core_read_str(socket->owner.process, sizeof(socket->owner.process), &leader->comm);
+	known[0] = name[0];
+	known[1] = name[1];
 }
 
 /* The running process uses the socket: only where a system call led here. */
 static __always_inline void owned_by_current(struct observe_socket *socket, __u8 source)
 {
-	if (socket->owner.pid == bpf_get_current_pid_tgid() >> 32 && socket->source >= source)
-		return;
-	set_owner(socket, (void *)bpf_get_current_task(), bpf_get_current_cgroup_id(), source);
+	const struct task_struct *task = bpf_get_current_task_btf();
+
+	if (socket->source < source || !is_owner(&socket->owner, task))
+		set_owner(socket, task, source);
+}
+
+/* Whether a system call has the socket locked: then the running process is who made it. Interrupts never do. */
+static __always_inline bool is_locked_by_user(const struct sock *sk)
+{
+	return sk->sk_lock.owned;
 }
 
 /* All of an event but its kind; `event` is not initialised. */

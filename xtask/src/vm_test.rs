@@ -28,12 +28,23 @@ use results::{Outcome, Reader, Report, TestResult};
 /// Whose integration tests are meant if nobody says.
 const PACKAGE: &str = "flowtag";
 /// Its tests that depend on the kernel. All others need programs that the guest does not have, or would only be slow there.
-const TESTS: [&str; 9] = [
+const TESTS: [&str; 20] = [
     "devices",
     "doctor",
     "firefly_input",
     "lifecycle",
     "marking",
+    "observe_daemon",
+    "observe_drops",
+    "observe_flows",
+    "observe_latency",
+    "observe_life",
+    "observe_listen",
+    "observe_owner",
+    "observe_resets",
+    "observe_retrans",
+    "observe_top",
+    "observe_why",
     "rules",
     "statistics",
     "strategies",
@@ -191,8 +202,16 @@ fn plan<'a>(root: &Path, args: &'a Args) -> Result<Plan<'a>> {
     }
     let in_guest = |b: &Binary| CopiedFile { from: b.path.clone(), to: format!("/tests/{}", b.name) };
     files.extend(binaries.iter().map(in_guest));
+    files.extend(goldens(root));
     env.extend(args.env.iter().cloned());
     Ok(Plan { args, binaries, files, env, results })
+}
+
+/// What outputs are held against: the tests look for it where it was as they were built.
+fn goldens(root: &Path) -> Vec<CopiedFile> {
+    let all = fs::read_dir(root.join("crates/flowtag/tests/golden")).into_iter().flatten().flatten();
+    let files = all.map(|entry| entry.path()).filter(|path| path.is_file());
+    files.map(|path| CopiedFile { to: path.display().to_string(), from: path }).collect()
 }
 
 /// Results of a part of the tests are kept apart: nobody shall take them for all.

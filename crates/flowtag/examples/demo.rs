@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use flowtag_engine::Registry;
 use flowtag_kernel::af_packet::{ETH_P_NONE, PacketSocket};
-use flowtag_testbed::{Captured, Host, Link, Process, Testbed, checked};
+use flowtag_testbed::{Captured, Host, Impairment, Link, Loss, Process, Testbed, checked};
 use flowtag_wire::{Firefly, FlowLabel, Found, LinkType, Packet};
 
 /// Client port of the transfer: announced beforehand, so it must be known.
@@ -20,6 +20,8 @@ const SERVER: u16 = 5201;
 /// Servers of which only rules know.
 const SITE: u16 = 1094;
 const ARCHIVE: u16 = 1095;
+/// The server at the end of a bad path.
+const SLOW: u16 = 5203;
 const COLLECTOR: u16 = 10515;
 const TRANSFER: &str = "64M";
 
@@ -78,7 +80,11 @@ fn demo() -> Result<()> {
 
     title("8. How much of what was sent says whose it is");
     cli.show(&["coverage"])?;
-    title("9. Clean stop");
+
+    title("9. Why a transfer is slow: a path of 10 ms each way that loses 1 % of the packets");
+    slow(&cli, &bed, &storage, &client)?;
+
+    title("10. Clean stop");
     stop(daemon, &storage)
 }
 
@@ -130,6 +136,17 @@ impl Cli<'_> {
         command.env("FLOWTAG_SOCKET", self.dir.join("run/control.sock")).args(args);
         say(checked(&mut command)?.trim_end());
         Ok(())
+    }
+}
+
+impl Cli<'_> {
+    /// Starts a command that watches, and waits until it does.
+    fn watch(&self, host: &Host, args: &[&str]) -> Result<(String, Process)> {
+        let mut command = host.command(self.flowtag);
+        command.env("FLOWTAG_SOCKET", self.dir.join("run/control.sock")).env("COLUMNS", "80").args(args);
+        let mut process = host.spawn(command)?;
+        process.wait_for_output("watching", Duration::from_secs(20))?;
+        Ok((wrapped(args.iter().map(ToString::to_string)), process))
     }
 }
 
@@ -365,6 +382,32 @@ impl Listeners {
         }
         Ok(())
     }
+}
+
+/// A transfer over a bad path, watched by three commands at once.
+fn slow(cli: &Cli<'_>, bed: &Testbed, storage: &Host, client: &Host) -> Result<()> {
+    let bad =
+        Impairment { delay: Duration::from_millis(10), loss: Loss::percent(1.0, 7), ..Impairment::default() };
+    let link = bed.impaired_link_between((storage, "eth1"), (client, "eth1"), bad)?;
+    let port = SLOW.to_string();
+    cli.show(&["rule", "add", "--name", "slow", "--remote-port", &port, "--tag", "atlas/Production Output"])?;
+    let mut server = client.command("iperf3");
+    server.args(["--server", "--port", &port, "--one-off", "--forceflush"]);
+    let mut server = client.spawn(server)?;
+    server.wait_for_output("Server listening", Duration::from_secs(20))?;
+    let watching = [&["why", "--duration", "4"][..], &["retrans", "--by", "type,tag"], &["life"]]
+        .map(|args| [args, &["--port", &port]].concat());
+    let watching = watching.iter().map(|args| cli.watch(storage, args)).collect::<Result<Vec<_>>>()?;
+    let mut transfer = storage.command("iperf3");
+    transfer.args(["--client", &link.b.ipv6.to_string(), "--port", &port, "--time", "6"]);
+    checked(&mut transfer)?;
+    server.wait(Duration::from_secs(20))?;
+    for (line, process) in watching {
+        let ended = process.stop(nix::sys::signal::Signal::SIGINT)?;
+        ensure!(ended.status.success(), "{line} failed: {}", ended.stderr);
+        say(&format!("\n{line}\n{}", ended.stdout.trim_end()));
+    }
+    Ok(())
 }
 
 fn stop(daemon: Process, storage: &Host) -> Result<()> {

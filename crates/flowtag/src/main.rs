@@ -11,10 +11,12 @@ mod http;
 mod https;
 mod inputs;
 mod logging;
+mod names;
 mod outputs;
 mod registry;
 mod rules;
 mod supervisor;
+mod verdict;
 
 use std::process::ExitCode;
 

@@ -80,6 +80,13 @@ impl Vmlinux {
         let found: Option<Struct<'_>> = self.0.type_by_name(structure);
         found.is_some_and(|s| s.iter().any(|m| m.name.is_some_and(|n| n == member)))
     }
+
+    /// Whether some enumeration, which need not have a name, has a value of this name.
+    #[must_use]
+    pub fn has_enumerator(&self, name: &str) -> bool {
+        let mut all = self.0.type_by_kind::<Enum<'_>>();
+        all.any(|found| found.iter().any(|value| value.name.is_some_and(|n| n == name)))
+    }
 }
 
 /// Values as the kernel's programs compare them: 32 bits without sign, or 64.
@@ -121,5 +128,6 @@ mod tests {
         assert_eq!(states.get(&3).map(String::as_str), Some("Recovery"));
         assert!(kernel.names("no_such_enumeration", "").is_empty());
         assert!(kernel.has_member("tcp_sock", "snd_cwnd") && !kernel.has_member("tcp_sock", "nonsense"));
+        assert!(kernel.has_enumerator("TCP_BPF_IW") && !kernel.has_enumerator("NO_SUCH_VALUE"));
     }
 }

@@ -21,6 +21,7 @@ pub mod af_packet;
 pub mod btf;
 pub mod cgroup;
 pub mod features;
+pub mod kallsyms;
 pub mod link;
 pub mod mark;
 mod netlink;

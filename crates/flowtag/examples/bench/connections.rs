@@ -94,6 +94,11 @@ fn read(events: Events, done: &AtomicBool) -> Result<u64> {
     }
 }
 
+/// Connections a second, made and closed in the time [`RUN`].
+pub(crate) fn per_second(hosts: (&Host, &Host), link: &Link) -> Result<f64> {
+    Ok(rate(hosts, link)?.per_second)
+}
+
 /// Connections for the time [`RUN`].
 fn rate((a, b): (&Host, &Host), link: &Link) -> Result<Run> {
     let to = SocketAddr::from((link.b.ipv6, SERVER));

@@ -12,6 +12,7 @@ mod inputs;
 mod lane;
 mod load;
 mod memory;
+mod observe;
 mod program;
 mod report;
 mod site;
@@ -26,13 +27,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use report::Report;
 
-const SECTIONS: [&str; 9] = [
+const SECTIONS: [&str; 10] = [
     "program",
     "load",
     "in-place",
     "throughput",
     "connections",
     "statistics",
+    "observe",
     "inputs",
     "fireflies",
     "memory",
@@ -76,6 +78,8 @@ fn section(name: &str, report: &mut Report, flowtag: &Path) -> Result<()> {
         "inputs" => return inputs::run(report, flowtag),
         "memory" => return memory::run(report, flowtag),
         "fireflies" => return fireflies::run(report, flowtag),
+        // Pins what must be on one CPU by itself.
+        "observe" => return observe::run(report),
         _ => {}
     }
     let cpus = site::pin()?;

@@ -80,7 +80,7 @@ pub(crate) fn chain(error: &anyhow::Error) -> String {
 /// Printed for packages; users need not know of it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Generate {
-    /// `man` or a shell: bash, zsh, fish
+    /// `man`, `reference` (docs/reference/probes.md) or a shell: bash, zsh, fish
     what: String,
     /// With `man`: write a page for each command into this directory
     #[arg(long, value_name = "DIRECTORY")]
@@ -93,6 +93,9 @@ impl Generate {
         if let ("man", Some(dir)) = (self.what.as_str(), &self.to) {
             return clap_mangen::generate_to(command, dir)
                 .with_context(|| format!("cannot write man pages into {}", dir.display()));
+        }
+        if self.what == "reference" {
+            return Ok(out.write_all(super::observe::reference::page().as_bytes())?);
         }
         if self.what == "man" {
             return Ok(clap_mangen::Man::new(command).render(&mut out)?);

@@ -34,6 +34,7 @@ section! {
         inputs: Inputs = Inputs::default(),
         outputs: Outputs = Outputs::default(),
         statistics: Statistics = Statistics::default(),
+        observe: Observe = Observe::default(),
         addresses: Addresses = Addresses::default(),
         access: Vec<Access> = Vec::new(),
         rules: Vec<RuleText> = Vec::new(),
@@ -83,6 +84,16 @@ section! {
     }
 }
 section! { Statistics { enabled: bool = true, period: String = "10s".into(), } }
+section! {
+    Observe {
+        enabled: bool = true,
+        probes: Vec<String> = vec!["auto".into()],
+        labels: Vec<String> = vec!["experiment".into(), "activity".into()],
+        peer_ipv4: i64 = 24,
+        peer_ipv6: i64 = 48,
+        max_series: i64 = 1000,
+    }
+}
 section! {
     Addresses {
         map: BTreeMap<String, String> = BTreeMap::new(),

@@ -4,6 +4,7 @@
 mod convert;
 mod file;
 mod filter;
+mod observe;
 mod parse;
 mod rule;
 mod services;
@@ -24,6 +25,7 @@ use crate::registry::Source;
 
 pub(crate) use convert::{Converted, Finding, Severity};
 pub(crate) use filter::Filter;
+pub(crate) use observe::{Label, Observe};
 pub(crate) use parse::suggest;
 pub(crate) use rule::{Action, MAX_RULES, Rule, RuleProblem, RuleText};
 pub(crate) use services::{
@@ -54,6 +56,7 @@ pub(crate) struct Config {
     /// How often flows that go on are reported.
     pub(crate) report_every: Option<Duration>,
     pub(crate) statistics: Option<Statistics>,
+    pub(crate) observe: Option<Observe>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) registry_source: Source,
     /// What is not as it should be with it.

@@ -92,6 +92,7 @@ impl Checker<'_> {
             idle_limit: self.idle_limit("flows.idle_limit", &file.flows.idle_limit)?,
             report_every: self.idle_limit("flows.report_every", &file.flows.report_every)?,
             statistics: self.statistics(&file.statistics)?,
+            observe: self.observe(&file.observe)?,
             registry_url: self.registry_url(&file.registry)?,
             addresses: self.addresses(&file.addresses)?,
             access: file.access.iter().map(|a| self.access(a, &registry)).collect::<Result<_, _>>()?,

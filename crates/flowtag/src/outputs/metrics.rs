@@ -3,6 +3,8 @@
 //!
 //! Names are in snake case, without unit and without `_total`, which formats add.
 
+mod observed;
+
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::inputs::control::model::Count as PacketCount;
 use crate::supervisor::accounts::{Totals, Volume};
 use crate::supervisor::core::{State, Stopping};
 use crate::supervisor::counters::Target;
+use crate::supervisor::observe::{self, Observed};
 use crate::supervisor::service::Daemon;
 
 /// How a number changes.
@@ -24,12 +27,47 @@ pub(crate) enum Kind {
     /// It only grows.
     Counter,
     Gauge,
+    Histogram,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Number {
     Count(u64),
     Real(f64),
+    Spread(Box<Distribution>),
+}
+
+/// Upper ends of the intervals of a distribution, in seconds.
+pub(crate) const BOUNDS: [f64; 19] = [
+    1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
+    10.0,
+];
+
+/// How often times came that are in each of the intervals of [`BOUNDS`], and beyond.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Distribution {
+    pub(crate) counts: [u64; BOUNDS.len() + 1],
+    /// In seconds.
+    pub(crate) sum: f64,
+}
+
+impl Distribution {
+    /// Of one time.
+    pub(crate) fn of(seconds: f64) -> Self {
+        let mut one = Self { sum: seconds, ..Self::default() };
+        let at = BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS.len());
+        one.counts.iter_mut().skip(at).take(1).for_each(|count| *count = 1);
+        one
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, more)| *sum += more);
+        self.sum += other.sum;
+    }
+
+    pub(crate) fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
 }
 
 impl Number {
@@ -132,7 +170,7 @@ const TOTALS: [Described<Totals>; 8] = [
     described(C, "flowtag_tcp_received", Some("segments"), "TCP segments that flows received", |t| {
         count(t.volume.segments_received)
     }),
-    described(C, "flowtag_tcp_retransmit", Some("segments"), "TCP segments that flows sent again", |t| {
+    described(C, "flowtag_flow_retransmit", Some("segments"), "TCP segments that flows sent again", |t| {
         count(t.volume.retransmitted)
     }),
     described(C, "flowtag_tcp_busy", Some("seconds"), "Time in which flows had something to send", |t| {
@@ -200,6 +238,8 @@ pub(crate) struct Snapshot {
     targets: Vec<(&'static str, Target)>,
     registry: Arc<Registry>,
     started: jiff::Timestamp,
+    /// None: nothing is watched.
+    observed: Option<Observed>,
 }
 
 impl Snapshot {
@@ -213,6 +253,7 @@ impl Snapshot {
             entries.iter().flat_map(|(name, entry)| (entry.targets)().into_iter().map(|t| (*name, t)));
         let targets = targets.collect();
         let started = daemon.started;
+        let observed = daemon.observer.look().await;
         let look = move |state: &mut State| Self {
             flows: state.engine.iter().take(flows).map(|view| Each::new(state, view)).collect(),
             newest: state.engine.counters().started,
@@ -226,6 +267,7 @@ impl Snapshot {
             targets,
             registry,
             started,
+            observed,
         };
         daemon.core.ask(look).await
     }
@@ -257,6 +299,7 @@ impl Snapshot {
         families.extend(self.by_interface());
         families.extend(self.daemon());
         families.extend(self.services());
+        families.extend(self.observed());
         families
     }
 
@@ -462,7 +505,8 @@ fn and(labels: &Labels, name: &'static str, value: &str) -> Labels {
 /// The counters of all inputs and outputs by name of the metric, with what they mean.
 fn counters(daemon: &Daemon) -> BTreeMap<String, (&'static str, u64)> {
     let mut all = BTreeMap::new();
-    for (service, entry) in daemon.board.entries() {
+    // What those of the probes count is told by probe.
+    for (service, entry) in daemon.board.entries().into_iter().filter(|(name, _)| *name != observe::NAME) {
         let prefix = format!("flowtag_{}", service.replace('.', "_"));
         for (name, help, number) in entry.counters.iter().flat_map(|set| set.counts()) {
             all.entry(format!("{prefix}_{name}")).or_insert((help, 0)).1 += number;

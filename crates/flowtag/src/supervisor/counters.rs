@@ -63,6 +63,9 @@ pub(crate) struct ServiceStatus {
     pub(crate) running: bool,
     pub(crate) counts: BTreeMap<String, u64>,
     pub(crate) targets: Vec<Target>,
+    /// What of it does not work though the rest does, and why.
+    #[serde(default)]
+    pub(crate) problems: Vec<String>,
 }
 
 /// What a running input or output shows.
@@ -71,12 +74,13 @@ pub(crate) struct Entry {
     pub(crate) at: Option<String>,
     pub(crate) counters: Vec<Arc<dyn Counted>>,
     pub(crate) targets: Arc<dyn Fn() -> Vec<Target> + Send + Sync>,
+    pub(crate) problems: Arc<[String]>,
     pub(crate) running: bool,
 }
 
 impl Entry {
     pub(crate) fn new(counters: Vec<Arc<dyn Counted>>) -> Self {
-        Self { at: None, counters, targets: Arc::new(Vec::new), running: true }
+        Self { at: None, counters, targets: Arc::new(Vec::new), problems: [].into(), running: true }
     }
 }
 
@@ -118,6 +122,7 @@ impl Board {
                 .map(|(name, _, value)| (name.to_owned(), value))
                 .collect(),
             targets: (entry.targets)(),
+            problems: entry.problems.to_vec(),
         };
         self.entries().into_iter().map(|(name, entry)| (name.to_owned(), status(&entry))).collect()
     }

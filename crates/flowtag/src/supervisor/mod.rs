@@ -11,6 +11,7 @@ pub(crate) mod core;
 pub(crate) mod counters;
 mod kernel;
 mod links;
+pub(crate) mod observe;
 mod privileges;
 mod registry;
 mod rules;
@@ -92,6 +93,11 @@ fn prepare(config: Config) -> Result<Prepared> {
         }
     }
     let marker = mark.map(|mark| prepare_marking(&config, mark, entropy_key, &mut links)).transpose()?;
+    if config.observe.is_some()
+        && let Err(error) = flowtag_kernel::kallsyms::keep_open()
+    {
+        tracing::info!(%error, "where packets are dropped is not told by name");
+    }
     let services = services::Prepared::new(&config)?;
     let open = sockets::open_sockets();
     Ok(Prepared {
@@ -189,6 +195,7 @@ async fn serve(prepared: Prepared, path: Option<PathBuf>, level: &Level) -> Resu
         started: Timestamp::now(),
         addresses,
         fireflies: Arc::default(),
+        observer: observe::Observer::default(),
     };
     let mut running = Services::start_outputs(&config, &daemon).await?;
     begin(&core, Beginning { rules, open, processes, path_mtu }).await?;

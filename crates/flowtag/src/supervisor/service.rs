@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use super::addresses::Addresses;
 use super::core::{Core, State};
 use super::counters::{Board, Entry};
+use super::observe::Observer;
 use super::throttle::chain;
 use crate::inputs::access::Policy;
 use crate::outputs::Feed;
@@ -43,6 +44,8 @@ pub(crate) struct Daemon {
     pub(crate) addresses: Addresses,
     /// Which fireflies went out or came in of late.
     pub(crate) fireflies: Arc<recent::Fireflies>,
+    /// What probes tell.
+    pub(crate) observer: Observer,
 }
 
 impl Daemon {

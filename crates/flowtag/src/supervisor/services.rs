@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Error, Result};
 
 use super::service::{Daemon, Slot};
-use super::statistics;
+use super::{observe, statistics};
 use crate::config::{self, Config, Gate};
 use crate::inputs::{self, control, pipe};
 use crate::outputs;
@@ -36,6 +36,7 @@ pub(crate) struct Services {
     firefly_input: Slot<config::FireflyInput>,
     xrootd: Slot<config::Xrootd>,
     statistics: Slot<config::Statistics>,
+    observe: Slot<config::Observe>,
     firefly: Slot<config::Firefly>,
     prometheus: Slot<config::Prometheus>,
     otlp: Slot<config::Otlp>,
@@ -57,6 +58,7 @@ impl Services {
             firefly_input: Slot::new("inputs.firefly"),
             xrootd: Slot::new("inputs.xrootd"),
             statistics: Slot::new("statistics"),
+            observe: Slot::new(observe::NAME),
             firefly: Slot::new("outputs.firefly"),
             prometheus: Slot::new("outputs.prometheus"),
             otlp: Slot::new("outputs.otlp"),
@@ -99,6 +101,7 @@ impl Services {
     async fn outputs(&mut self, config: &Config, daemon: &Daemon) -> Vec<Error> {
         let results = [
             self.statistics.set(config.statistics, daemon, statistics::prepare).await,
+            self.observe.set(config.observe.clone(), daemon, observe::prepare).await,
             self.firefly.set(config.firefly.clone(), daemon, outputs::firefly::prepare).await,
             self.prometheus.set(config.prometheus.clone(), daemon, outputs::prometheus::prepare).await,
             self.otlp.set(config.otlp.clone(), daemon, outputs::otlp::prepare).await,
@@ -131,6 +134,7 @@ impl Services {
         self.firefly_input.stop(daemon).await;
         self.xrootd.stop(daemon).await;
         self.statistics.stop(daemon).await;
+        self.observe.stop(daemon).await;
         // Side by side: each may take its time to tell what waits.
         tokio::join!(
             self.firefly.stop(daemon),

@@ -99,7 +99,7 @@ impl Hosts {
 }
 
 /// The standard library cannot bind before it connects.
-fn connect_from(src: SocketAddr, dst: SocketAddr) -> TcpStream {
+pub fn connect_from(src: SocketAddr, dst: SocketAddr) -> TcpStream {
     use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrStorage};
     let socket = socket::socket(AddressFamily::Inet6, SockType::Stream, SockFlag::SOCK_CLOEXEC, None);
     let socket = socket.expect("a socket");

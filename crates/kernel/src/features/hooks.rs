@@ -107,14 +107,20 @@ fn tcx_ids(ifindex: u32, direction: Direction) -> io::Result<Vec<u32>> {
 
 /// What the kernel tells about a loaded program.
 #[derive(Debug)]
-pub(super) struct Info {
+pub(crate) struct Info {
     /// Cut to 15 bytes by the kernel.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// Whether it was compiled to machine code.
-    pub(super) is_compiled: bool,
+    pub(crate) is_compiled: bool,
+    /// ns that it ran, while somebody had the kernel count that.
+    pub(crate) run_time_ns: u64,
+    /// How often it ran in that time.
+    pub(crate) runs: u64,
+    /// How often it did not, because it interrupted itself.
+    pub(crate) misses: u64,
 }
 
-pub(super) fn info(program: BorrowedFd<'_>) -> io::Result<Info> {
+pub(crate) fn info(program: BorrowedFd<'_>) -> io::Result<Info> {
     let mut info = libbpf_sys::bpf_prog_info::default();
     let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
     // SAFETY: the descriptor is open for the call, `info` is all zero, so that the kernel fills in no arrays, and has
@@ -124,7 +130,13 @@ pub(super) fn info(program: BorrowedFd<'_>) -> io::Result<Info> {
     if result < 0 {
         return Err(io::Error::from_raw_os_error(-result));
     }
-    Ok(Info { name: text(info.name.map(|c| c as u8).as_slice()), is_compiled: info.jited_prog_len > 0 })
+    Ok(Info {
+        name: text(info.name.map(|c| c as u8).as_slice()),
+        is_compiled: info.jited_prog_len > 0,
+        run_time_ns: info.run_time_ns,
+        runs: info.run_cnt,
+        misses: info.recursion_misses,
+    })
 }
 
 /// Up to the zero byte that closes a C string, if there is one.

@@ -14,7 +14,8 @@
 //! }
 //! ```
 
-mod hooks;
+pub(crate) mod hooks;
+mod probes;
 mod process;
 mod system;
 mod trial;
@@ -24,6 +25,7 @@ use std::error::Error as StdError;
 use std::fmt;
 
 pub use hooks::{AttachedProgram, Place, attached};
+pub use probes::probes;
 pub use process::{Capabilities, capabilities, memlock, path_mtu};
 pub use system::{btf, cgroup2, kernel, lockdown, pin_directory, tracefs, unprivileged_bpf};
 pub use trial::{clsact, ingress, jit, marking_program, sockets, tcx};

@@ -1,6 +1,7 @@
 //! Generated from `bpf/abi/mark.h` by `cargo xtask gen`: change the header, not this file.
 
-#![allow(missing_docs, unreachable_pub, dead_code, unused_imports, non_camel_case_types, non_upper_case_globals, clippy::all)]
+#![allow(missing_docs, unreachable_pub, dead_code, unused_imports)]
+#![allow(non_camel_case_types, non_upper_case_globals, clippy::all)]
 
 pub type __u8 = ::core::ffi::c_uchar;
 pub type __u16 = ::core::ffi::c_ushort;

@@ -1,14 +1,7 @@
 //! Generated from `bpf/abi/observe.h` by `cargo xtask gen`: change the header, not this file.
 
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    dead_code,
-    unused_imports,
-    non_camel_case_types,
-    non_upper_case_globals,
-    clippy::all
-)]
+#![allow(missing_docs, unreachable_pub, dead_code, unused_imports)]
+#![allow(non_camel_case_types, non_upper_case_globals, clippy::all)]
 
 use crate::mark::abi::*;
 
@@ -153,8 +146,8 @@ pub mod observe_socket_flags {
     pub const OBSERVE_RESET_RECEIVED: Type = 4;
     #[doc = " this end sent RST"]
     pub const OBSERVE_RESET_SENT: Type = 8;
-    #[doc = " the close was told of"]
-    pub const OBSERVE_TOLD: Type = 16;
+    #[doc = " how long the handshake took is known"]
+    pub const OBSERVE_TIMED: Type = 16;
 }
 #[doc = " What is remembered of a socket for as long as it lives."]
 #[repr(C)]
@@ -169,11 +162,11 @@ pub mod observe_socket_flags {
 )]
 pub struct observe_socket {
     pub owner: observe_owner,
-    #[doc = " CLOCK_MONOTONIC, ns: SYN sent, or connection accepted by the kernel; 0: before we looked"]
+    #[doc = " CLOCK_MONOTONIC, ns: SYN sent, or received; 0: before we looked"]
     pub opened: __u64,
     #[doc = " likewise; 0: not yet, or before we looked"]
     pub established: __u64,
-    #[doc = " SYN or SYN-ACK sent again"]
+    #[doc = " SYN or SYN-ACK sent again, known when established or closed"]
     pub syn_retries: __u32,
     #[doc = " enum observe_source"]
     pub source: __u8,

@@ -157,6 +157,8 @@ pub enum Unit {
     Percent,
     /// Bytes a second, told in bits: `9.41G`.
     Rate,
+    /// CLOCK_MONOTONIC in ns, told as the time of day.
+    Moment,
 }
 
 /// What becomes of a column where several records are made one.
@@ -172,6 +174,15 @@ pub enum Merge {
     Max,
     /// The smallest.
     Min,
+    /// A socket's number that only grows: the latest of each socket, added up.
+    Each,
+    /// How many per cent of the column `of` the column `part` is, of what these have become.
+    Share {
+        /// Name of a column.
+        part: &'static str,
+        /// Name of a column.
+        of: &'static str,
+    },
     /// Left out.
     Drop,
 }

@@ -1,17 +1,20 @@
 //! Loading a probe's object: with what this kernel has, and with the maps that all probes share.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use libbpf_rs::{
-    Link, Map, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, OpenProgramMut, Program,
+    Link, Map, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, OpenProgramMut, ProgramMut,
 };
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::abi::{observe_count, observe_settings};
 use super::description::Description;
 use crate::btf::Vmlinux;
+use crate::features::hooks;
 use crate::{Error, Result, cgroup};
 
 /// A probe's programs in the kernel. Dropping it takes them out.
@@ -21,6 +24,7 @@ pub struct Loaded {
     object: Object,
     links: Vec<Link>,
     missing: Vec<Missing>,
+    netns: Option<u32>,
 }
 
 /// What this kernel cannot do of a probe.
@@ -30,6 +34,17 @@ pub struct Missing {
     pub hook: String,
     /// What is not known for want of it.
     pub consequence: String,
+}
+
+/// What a program cost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunTime {
+    /// Name of the program.
+    pub program: String,
+    /// How long it ran, the kernel's clock included.
+    pub time: Duration,
+    /// How often.
+    pub runs: u64,
 }
 
 /// Counts of what a probe could not tell, exact.
@@ -82,7 +97,8 @@ impl Loaded {
                 open.load().map_err(|_| failed(first))?
             }
         };
-        let mut loaded = Self { probe, object, links: Vec::new(), missing };
+        let netns = Some(parts.settings.netns).filter(|netns| *netns != 0);
+        let mut loaded = Self { probe, object, links: Vec::new(), missing, netns };
         loaded.attach()?;
         Ok(loaded)
     }
@@ -110,6 +126,11 @@ impl Loaded {
         self.probe
     }
 
+    /// Number of the only network namespace that is looked at; none: all.
+    pub(super) fn netns(&self) -> Option<u32> {
+        self.netns
+    }
+
     /// What this kernel lacks for it.
     #[must_use]
     pub fn missing(&self) -> &[Missing] {
@@ -135,13 +156,39 @@ impl Loaded {
 
     /// A program that was loaded; none where this kernel lacks its hook.
     #[must_use]
-    pub fn program(&self, name: &str) -> Option<libbpf_rs::ProgramMut<'_>> {
+    pub fn program(&self, name: &str) -> Option<ProgramMut<'_>> {
         self.object.progs_mut().find(|p| p.name() == name && p.autoload())
     }
 
     /// Every program that was loaded.
-    pub fn programs(&self) -> impl Iterator<Item = Program<'_>> {
-        self.object.progs().filter(|p| p.as_fd().as_raw_fd() >= 0)
+    pub fn programs(&self) -> impl Iterator<Item = ProgramMut<'_>> {
+        self.object.progs_mut().filter(|p| p.autoload())
+    }
+
+    /// How long each program ran and how often, while somebody had the kernel count that (`kernel.bpf_stats_enabled`).
+    /// Names are those of the object: the kernel cuts them.
+    ///
+    /// # Errors
+    /// [`Error::Query`] where the kernel refuses.
+    pub fn run_times(&self) -> Result<Vec<RunTime>> {
+        let failed = |source| Error::Query { what: "how long its programs ran", source };
+        let one = |program: ProgramMut<'_>| {
+            let info = hooks::info(program.as_fd()).map_err(failed)?;
+            let name = program.name().to_string_lossy().into_owned();
+            Ok(RunTime { program: name, time: Duration::from_nanos(info.run_time_ns), runs: info.runs })
+        };
+        self.programs().map(one).collect()
+    }
+
+    /// Bytes of the kernel's memory that the maps take, as the kernel counts them (since Linux 6.4 what is in use, before what
+    /// they may use); without what is kept with sockets.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        let of = |map: Map<'_>| {
+            let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.as_fd().as_raw_fd())).ok()?;
+            text.lines().find_map(|line| line.strip_prefix("memlock:"))?.trim().parse::<u64>().ok()
+        };
+        self.object.maps().filter_map(of).sum()
     }
 
     /// What was told and what was lost since the start.
@@ -214,6 +261,9 @@ impl<'a> Hook<'a> {
     /// None: it is there, as far as one can know without loading.
     pub(super) fn lack(self, kernel: &Vmlinux) -> Option<String> {
         match self {
+            _ if !keeps_with_sockets(kernel) => {
+                Some("what tracing programs may keep with a socket (Linux 5.11)".to_owned())
+            }
             Self::Tracepoint(name) => {
                 kernel.arguments(name).is_none().then(|| format!("the tracepoint {name}"))
             }
@@ -224,6 +274,12 @@ impl<'a> Hook<'a> {
             Self::Cgroup => cgroup::root().is_err().then(|| "a mounted cgroup2 file system".to_owned()),
         }
     }
+}
+
+/// On this every probe stands. The kernel's BTF does not tell; a function that is as old as it does.
+fn keeps_with_sockets(kernel: &Vmlinux) -> bool {
+    static ONCE: OnceLock<bool> = OnceLock::new();
+    *ONCE.get_or_init(|| kernel.has_enumerator("BPF_FUNC_sock_from_file"))
 }
 
 /// The object as this kernel can load it.

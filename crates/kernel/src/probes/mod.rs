@@ -20,17 +20,44 @@
 
 pub mod abi;
 mod description;
+mod hooks;
+mod iterate;
 mod load;
 mod record;
 mod session;
 
+pub mod connect;
+pub mod delay;
+pub mod drops;
+pub mod histogram;
 pub mod life;
+pub mod listen;
+pub mod request;
+pub mod resets;
 pub mod retrans;
+pub mod rtt;
+pub mod top;
+pub mod why;
+pub mod yardstick;
 
 pub use description::{Column, Description, Flag, Measure, Merge, Metric, Options, Source, Unit};
-pub use load::{Loaded, Losses, Missing};
+pub use hooks::Need;
+pub use life::{Direction, History, Listed};
+pub use load::{Loaded, Losses, Missing, RunTime};
 pub use record::{Context, Flow, Owner, Record, Value, monotonic, state_name, wall_clock};
 pub use session::{Scope, Session, netns_of, own_netns};
 
 /// All probes, in the order in which help lists them.
-pub static PROBES: &[&Description] = &[&life::PROBE, &retrans::PROBE];
+pub static PROBES: &[&Description] = &[
+    &life::PROBE,
+    &listen::PROBE,
+    &retrans::PROBE,
+    &resets::PROBE,
+    &why::PROBE,
+    &drops::PROBE,
+    &top::PROBE,
+    &connect::PROBE,
+    &rtt::PROBE,
+    &delay::PROBE,
+    &request::PROBE,
+];

@@ -1,7 +1,6 @@
 //! Probes that run together: they share what is known of sockets, and one reader reads all their rings.
 
 use std::collections::HashSet;
-use std::io::Read;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +8,15 @@ use std::time::Duration;
 use std::{fs, io};
 
 use ipnet::IpNet;
-use libbpf_rs::{Iter, RingBuffer, RingBufferBuilder};
+use libbpf_rs::{RingBuffer, RingBufferBuilder};
 
 use super::abi::observe_settings;
 use super::description::{Description, Options, Source};
-use super::life;
+use super::iterate::iterate;
+use super::life::{self, Listed};
 use super::load::{Loaded, Losses, Missing, Parts};
 use super::record::Record;
+use super::rtt;
 use crate::mark::FlowTable;
 use crate::{Error, Result};
 
@@ -70,6 +71,8 @@ pub struct Session {
     loaded: Vec<Loaded>,
     /// Whether the first was asked for.
     has_life: bool,
+    /// Whether it tells of open connections, too.
+    tells_open: bool,
     ring: RingBuffer<'static>,
     seen: Arc<Mutex<Vec<(&'static str, Record)>>>,
 }
@@ -91,12 +94,20 @@ impl Session {
         flows: Option<&FlowTable>,
         probes: &[(&'static Description, Options)],
     ) -> Result<Self> {
-        let has_life = probes.iter().any(|(probe, _)| std::ptr::eq(*probe, &life::PROBE));
-        let unwanted: &[&str] = if scope.writers { &[] } else { &["flowtag_writer"] };
+        let life = probes.iter().find(|(probe, _)| std::ptr::eq(*probe, &life::PROBE));
+        let (has_life, tells_open) = (life.is_some(), life.is_some_and(|(_, on)| on.has(life::OPEN)));
+        let mut unwanted = rtt::unwanted().to_vec();
+        unwanted.extend((!scope.writers).then_some("flowtag_writer"));
         let load = |probe: &'static Description, events, own, shared: &[_]| {
             Loaded::load(
                 probe,
-                &Parts { settings: settings(scope, events), ring: scope.ring, own, unwanted, shared },
+                &Parts {
+                    settings: settings(scope, events),
+                    ring: scope.ring,
+                    own,
+                    unwanted: &unwanted,
+                    shared,
+                },
             )
         };
         let table = flows.map(|table| ("flowtag_flows", table.as_fd()));
@@ -110,8 +121,11 @@ impl Session {
         }
         let seen = Arc::new(Mutex::new(Vec::new()));
         let ring = reader(&loaded, &seen)?;
-        let session = Self { loaded, has_life, ring, seen };
+        let session = Self { loaded, has_life, tells_open, ring, seen };
         session.learn_owners()?;
+        rtt::arm(&session.loaded)?;
+        // What there is already is where they count from.
+        session.rows()?;
         Ok(session)
     }
 
@@ -133,7 +147,7 @@ impl Session {
         Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 
-    /// The rows of those probes that sum up in the kernel.
+    /// The rows of those probes that sum up in the kernel, and of `life` the open connections if they are asked for.
     ///
     /// # Errors
     /// [`Error::Map`] where the kernel refuses.
@@ -143,6 +157,9 @@ impl Session {
             if let Source::Rows(read) = loaded.probe().source {
                 rows.extend(read(loaded)?.into_iter().map(|record| (loaded.probe().name, record)));
             }
+        }
+        if self.tells_open {
+            rows.extend(self.sockets()?.iter().map(|socket| (life::PROBE.name, socket.record())));
         }
         Ok(rows)
     }
@@ -184,32 +201,17 @@ impl Session {
     /// # Errors
     /// [`Error::Query`] where the kernel refuses.
     pub fn learn_owners(&self) -> Result<()> {
-        self.iterate("flowtag_holders", &mut |_| {})
-    }
-
-    /// Runs an iterator of the probe `life`, and gives what it writes to `take`, in pieces of any length. Nothing where this
-    /// kernel lacks it.
-    pub(super) fn iterate(&self, program: &str, take: &mut dyn FnMut(&[u8])) -> Result<()> {
         let Some(base) = self.loaded.first() else { return Ok(()) };
-        iterate(base, program, take)
+        iterate(base, "flowtag_holders", &mut |_| {})
     }
-}
 
-/// Runs an iterator, and gives what it writes to `take`, in pieces of any length. Nothing where this kernel lacks it.
-pub(super) fn iterate(loaded: &Loaded, program: &str, take: &mut dyn FnMut(&[u8])) -> Result<()> {
-    let failed = |source| Error::Query { what: "what its iterator sees", source };
-    let Some(program) = loaded.program(program) else { return Ok(()) };
-    let link = program.attach().map_err(|e| failed(crate::to_io(&e)))?;
-    let mut iter = Iter::new(&link).map_err(|e| failed(crate::to_io(&e)))?;
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        match iter.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(read) => take(buffer.get(..read).unwrap_or_default()),
-            // So much in a row that is left out that the kernel wants to be asked again.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)) => {}
-            Err(error) => return Err(failed(error)),
-        }
+    /// Every TCP socket that has a peer, as it is now; of all network namespaces that the session looks at. Nothing where
+    /// this kernel lacks the iterator (Linux 5.9).
+    ///
+    /// # Errors
+    /// [`Error::Query`] where the kernel refuses.
+    pub fn sockets(&self) -> Result<Vec<Listed>> {
+        self.loaded.first().map_or_else(|| Ok(Vec::new()), Listed::all)
     }
 }
 

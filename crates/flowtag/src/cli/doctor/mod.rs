@@ -7,6 +7,7 @@
 mod daemon;
 mod hooks;
 mod interfaces;
+mod probes;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ fn examine(path: Option<&Path>) -> Result<Vec<Check>> {
     checks.extend([features::lockdown(), features::unprivileged_bpf()]);
     let used = marking(&config, &mut checks);
     checks.extend(beyond_packets(&config));
+    checks.extend(probes::checks(&config));
     checks.push(for_later(features::tracefs()));
     let (daemon, running) = daemon::check(&config);
     checks.extend(interfaces::checks(&config, used, running));

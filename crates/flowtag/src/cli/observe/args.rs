@@ -1,13 +1,15 @@
 //! What all commands that observe are asked in the same words: which flows, for how long, how often, by what.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
+use flowtag_engine::Registry;
+use flowtag_kernel::cgroup;
 use flowtag_kernel::probes::{Context, Scope, netns_of, own_netns};
-use flowtag_wire::expression::{Expression, Facts};
-use flowtag_wire::tag::{Experiment, Tag};
+use flowtag_wire::expression::{Expression, Facts, Whose};
 use ipnet::IpNet;
 
 use super::names::Names;
@@ -18,7 +20,7 @@ pub(in crate::cli) struct Watch {
     /// Flows that are wanted, as `tcp and net 2001:db8::/32 and not port 22` (docs/observe.md)
     #[arg(value_name = "EXPRESSION")]
     expression: Vec<String>,
-    /// Only of this owner: EXPERIMENT or EXPERIMENT/ACTIVITY, names or numbers
+    /// Only of this owner: EXPERIMENT or EXPERIMENT/ACTIVITY, names or numbers; any: only of some owner
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
     /// Only of this process
@@ -72,10 +74,6 @@ pub(super) fn time(text: &str) -> Result<Duration, String> {
 #[derive(Debug)]
 pub(super) struct Wanted {
     expression: Expression,
-    experiment: Option<Experiment>,
-    tag: Option<Tag>,
-    pid: Option<u32>,
-    cgroup: Option<String>,
 }
 
 impl Watch {
@@ -93,54 +91,95 @@ impl Watch {
         Ok(Scope { netns, port: self.port, peer: self.peer, ..Scope::default() })
     }
 
+    /// Whether flows are chosen by more than the programs know.
+    pub(super) fn has_expression(&self) -> bool {
+        !self.expression.is_empty()
+    }
+
     /// # Errors
     /// An expression or a tag that cannot be read.
     pub(super) fn wanted(&self, names: &Names) -> Result<Wanted> {
         let text = self.expression.join(" ");
-        let expression = text.parse().with_context(|| format!("cannot read the expression {text:?}"))?;
-        let (experiment, tag) = match self.tag.as_deref() {
-            None => (None, None),
-            Some(text) if text.contains('/') => (None, Some(names.registry().resolve(text)?)),
-            Some(text) => (Some(names.registry().resolve_experiment(text)?), None),
-        };
-        Ok(Wanted { expression, experiment, tag, pid: self.pid, cgroup: self.cgroup.clone() })
+        let whose = |text: &str| whose(text, names.registry());
+        let expression = Expression::parse_with(&text, &whose)
+            .with_context(|| format!("cannot read the expression {text:?}; docs/observe.md has its words"))?;
+        let tag = self.tag.as_deref().map(|text| match text {
+            "any" => Ok(Expression::Tagged),
+            _ => whose(text).map(Expression::from).map_err(|e| anyhow!(e)).context("cannot read --tag"),
+        });
+        let cgroup = self.cgroup.as_deref().map(|path| Expression::Cgroup(below_root(path)));
+        let all = [tag.transpose()?, self.pid.map(Expression::Pid), cgroup];
+        Ok(Wanted { expression: all.into_iter().flatten().fold(expression, Expression::and) })
     }
+}
+
+/// What a name of `tag` or `--tag` stands for.
+fn whose(text: &str, registry: &Registry) -> Result<Whose, String> {
+    let found = match text.contains('/') {
+        true => registry.resolve(text).map(Whose::Tag),
+        false => registry.resolve_experiment(text).map(Whose::Experiment),
+    };
+    found.map_err(|e| e.to_string())
+}
+
+/// A cgroup's directory, as shells complete it, is its path below the root of all.
+fn below_root(path: &str) -> String {
+    let root = cgroup::root().ok();
+    let below = root.and_then(|root| Path::new(path).strip_prefix(root).ok());
+    below.map_or_else(|| path.to_owned(), |below| format!("/{}", below.display()))
 }
 
 fn named_netns(name: &str) -> Result<u32> {
-    let named = Path::new("/run/netns").join(name);
     if name.contains('/') {
         return netns_of(name).with_context(|| format!("{name} is no file of a network namespace"));
     }
+    let named = Path::new(NAMED).join(name);
     if named.exists() {
         return Ok(netns_of(named)?);
     }
-    let Ok(number) = name.parse() else {
-        bail!(
-            "there is no network namespace {name:?}: `ip netns` lists those with names; a PID or a number will do, too"
+    let number: Option<u32> = name.parse().ok();
+    if let Some(of_process) = number.and_then(|pid| netns_of(format!("/proc/{pid}/ns/net")).ok()) {
+        return Ok(of_process);
+    }
+    number.filter(|number| all_netns().any(|netns| netns == *number)).ok_or_else(|| {
+        anyhow!(
+            "there is no network namespace {name:?}: give all, self, a name (`ip netns` lists them), the PID of a \
+             process in it, or its number (`lsns -t net` lists them)"
         )
-    };
-    Ok(netns_of(format!("/proc/{number}/ns/net")).unwrap_or(number))
+    })
+}
+
+/// Where network namespaces have names.
+const NAMED: &str = "/run/netns";
+
+/// Numbers of all network namespaces that have a name or a process.
+fn all_netns() -> impl Iterator<Item = u32> {
+    let list = |path| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let named = list(NAMED).filter_map(|path| netns_of(path).ok());
+    named.chain(list("/proc").filter_map(|path| netns_of(path.join("ns/net")).ok()))
 }
 
 impl Wanted {
+    /// Another expression in place of the one before.
+    ///
+    /// # Errors
+    /// One that cannot be read.
+    pub(super) fn expect(&mut self, text: &str) -> Result<()> {
+        self.expression = text.parse().with_context(|| format!("cannot read the expression {text:?}"))?;
+        Ok(())
+    }
+
+    /// What it was made from.
+    pub(super) fn expression(&self) -> &Expression {
+        &self.expression
+    }
+
     pub(super) fn wants(&self, context: &Context, names: &Names) -> bool {
-        let owner = &context.owner;
-        if self.tag.is_some_and(|tag| context.tag != Some(tag))
-            || self.experiment.is_some_and(|e| context.tag.map(|tag| tag.experiment) != Some(e))
-            || self.pid.is_some_and(|pid| owner.pid != Some(pid))
-        {
-            return false;
-        }
-        let cgroup = owner.cgroup.and_then(|id| names.cgroup(id));
-        if let Some(wanted) = &self.cgroup
-            && !cgroup.as_deref().is_some_and(|path| is_in(path, wanted))
-        {
-            return false;
-        }
         if self.expression == Expression::Any {
             return true;
         }
+        let owner = &context.owner;
+        let cgroup = owner.cgroup.and_then(|id| names.cgroup(id));
         let interface = context.interface.and_then(|index| names.interface(context.netns, index));
         self.expression.matches(&Facts {
             protocol: context.flow.map(|f| f.protocol),
@@ -156,36 +195,9 @@ impl Wanted {
     }
 }
 
-/// A path means all below it; a name any directory on the way.
-fn is_in(path: &str, wanted: &str) -> bool {
-    match wanted.strip_prefix('/') {
-        Some(wanted) => {
-            let wanted = wanted.trim_end_matches('/');
-            path.trim_start_matches('/')
-                .strip_prefix(wanted)
-                .is_some_and(|r| r.is_empty() || r.starts_with('/'))
-        }
-        None => path.split('/').any(|part| part == wanted),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_cgroup_is_a_path_or_a_name_on_it() {
-        for (path, wanted, expected) in [
-            ("/system.slice/xrootd.service", "xrootd.service", true),
-            ("/system.slice/xrootd.service/worker", "xrootd.service", true),
-            ("/system.slice/xrootd.service", "xrootd", false),
-            ("/system.slice/xrootd.service", "/system.slice", true),
-            ("/system.slices", "/system.slice", false),
-            ("/", "/", true),
-        ] {
-            assert_eq!(is_in(path, wanted), expected, "{path} in {wanted}");
-        }
-    }
 
     #[test]
     fn times_are_seconds_or_have_a_unit() {

@@ -2,15 +2,22 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use comfy_table::CellAlignment;
-use flowtag_kernel::probes::{Column, Description, Merge, Record, Value};
+use flowtag_kernel::probes::{Column, Description, Flow, Merge, Record, Unit, Value};
 use serde_json::{Map, json};
 
 use super::names::unit;
 use super::table::{self, View};
+use super::watch::context;
 use crate::cli::output;
+
+/// What a column that is no flow takes of a line, about.
+const OTHERS: usize = 9;
+/// What a flow has at least.
+const FLOW: usize = 35;
 
 /// What records are put together by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,9 +91,7 @@ impl Dimension {
             Self::Unit => cgroup().as_deref().and_then(unit),
             Self::User => owner.user.map(|user| user.to_string()),
             Self::Peer => context.flow.map(|f| f.remote.addr().to_string()),
-            Self::Interface => context.interface.map(|index| {
-                view.names.interface(context.netns, index).unwrap_or_else(|| format!("if{index}"))
-            }),
+            Self::Interface => context.interface.map(|index| view.names.interface_text(context.netns, index)),
             Self::Netns => context.netns.map(|netns| netns.to_string()),
             Self::Column(index, _) => record.values.get(index).and_then(|value| match value {
                 Value::None => None,
@@ -96,6 +101,30 @@ impl Dimension {
             }),
         };
         found.unwrap_or_else(|| "-".to_owned())
+    }
+}
+
+impl Dimension {
+    /// What it is of a record in JSON: its name with the words of the table, and the keys that a record has for it.
+    fn json(self, text: &str, record: &Record, view: &View<'_>) -> Vec<(String, serde_json::Value)> {
+        let keys: &[&str] = match self {
+            Self::Flow => &["protocol", "local_address", "local_port", "remote_address", "remote_port"],
+            Self::Tag => &["experiment", "activity", "experiment_name", "activity_name"],
+            Self::Experiment => &["experiment", "experiment_name"],
+            Self::Process => &["process"],
+            Self::Pid => &["pid"],
+            Self::Cgroup => &["cgroup"],
+            Self::Unit => &["unit"],
+            Self::User => &["user"],
+            Self::Peer => &["remote_address"],
+            Self::Interface => &["interface", "netns"],
+            Self::Netns => &["netns"],
+            Self::Column(..) => &[],
+        };
+        let mut all = context(record, view);
+        let found = keys.iter().map(|key| ((*key).to_owned(), all.remove(*key).unwrap_or_default()));
+        let own = (self.name().to_owned(), if text == "-" { json!(null) } else { json!(text) });
+        std::iter::once(own).chain(found).collect()
     }
 }
 
@@ -111,8 +140,35 @@ pub(super) struct Groups {
 
 #[derive(Debug, Clone)]
 struct Row {
+    /// What it is of, in JSON.
+    of: Map<String, serde_json::Value>,
+    /// The flow, where rows are of flows.
+    flow: Option<Flow>,
     records: u64,
     values: Vec<Value>,
+    /// The latest of each socket in each column that is [`Merge::Each`].
+    each: HashMap<(Option<u64>, usize), u64>,
+}
+
+impl Row {
+    fn new(columns: usize) -> Self {
+        let (of, flow) = (Map::new(), None);
+        Self { of, flow, records: 0, values: vec![Value::None; columns], each: HashMap::new() }
+    }
+
+    fn add(&mut self, record: &Record, columns: &[Column]) {
+        self.records += 1;
+        for (n, ((sum, value), column)) in self.values.iter_mut().zip(&record.values).zip(columns).enumerate()
+        {
+            match (column.merge, value) {
+                (Merge::Each, &Value::Count(new)) => {
+                    let old = self.each.insert((record.context.cookie, n), new).unwrap_or(0);
+                    *sum = Value::Count((number(sum) as u64 + new).saturating_sub(old));
+                }
+                (how, _) => merge(sum, value, how),
+            }
+        }
+    }
 }
 
 impl Groups {
@@ -121,33 +177,26 @@ impl Groups {
     }
 
     pub(super) fn add(&mut self, record: &Record, view: &View<'_>) {
-        let key = self.by.iter().map(|dimension| dimension.of(record, view)).collect();
-        let empty = || Row { records: 0, values: vec![Value::None; record.values.len()] };
-        let row = self.rows.entry(key).or_insert_with(empty);
-        row.records += 1;
-        for ((sum, value), column) in row.values.iter_mut().zip(&record.values).zip(self.probe.columns) {
-            merge(sum, value, column.merge);
-        }
+        let key: Vec<_> = self.by.iter().map(|dimension| dimension.of(record, view)).collect();
+        let of = || self.by.iter().zip(&key).flat_map(|(by, text)| by.json(text, record, view)).collect();
+        let empty = || Row { of: of(), ..Row::new(record.values.len()) };
+        let flow = record.context.flow.filter(|_| self.by.contains(&Dimension::Flow));
+        let row = self.rows.entry(key.clone()).or_insert_with(empty);
+        row.flow = flow;
+        row.add(record, self.probe.columns);
     }
 
-    /// What is here and was not there: of columns that are summed the difference. Rows without any are left out.
-    pub(super) fn since(&self, before: &Self) -> Self {
-        let mut rows = HashMap::new();
-        for (key, row) in &self.rows {
-            let mut row = row.clone();
-            if let Some(old) = before.rows.get(key) {
-                for ((new, old), column) in row.values.iter_mut().zip(&old.values).zip(self.probe.columns) {
-                    if let (Merge::Sum, Value::Count(new), Value::Count(old)) = (column.merge, new, old) {
-                        *new = new.saturating_sub(*old);
-                    }
-                }
-            }
-            let sums = || self.sums().filter_map(|n| row.values.get(n));
-            if sums().count() == 0 || sums().any(|v| number(v) > 0.0) {
-                rows.insert(key.clone(), row);
-            }
+    /// What a column is of a row.
+    fn value(&self, row: &Row, index: usize, column: &Column) -> Value {
+        let of = |name: &str| {
+            let at = self.probe.columns.iter().position(|c| c.name == name);
+            at.and_then(|at| row.values.get(at)).map_or(0.0, number)
+        };
+        match column.merge {
+            Merge::Share { of: whole, .. } if of(whole) == 0.0 => Value::None,
+            Merge::Share { part, of: whole } => Value::Real(100.0 * of(part) / of(whole)),
+            _ => row.values.get(index).cloned().unwrap_or_default(),
         }
-        Self { probe: self.probe, by: self.by.clone(), counts_events: self.counts_events, rows }
     }
 
     pub(super) fn clear(&mut self) {
@@ -179,24 +228,27 @@ impl Groups {
         self.probe.columns.iter().enumerate().filter(move |(_, c)| told(c.merge))
     }
 
-    pub(super) fn print(&self) -> Result<()> {
+    /// Sums of bytes, which may be told per second.
+    fn bytes(&self) -> impl Iterator<Item = (usize, &'static Column)> {
+        let is_sum = |c: &Column| c.merge == Merge::Sum && c.unit == Unit::Bytes && c.rank != Column::HIDDEN;
+        self.probe.columns.iter().enumerate().filter(move |(_, c)| is_sum(c))
+    }
+
+    /// As a table; with a time that the sums are of, also what they are per second.
+    pub(super) fn print(&self, over: Option<Duration>) -> Result<()> {
+        let shown = || self.merged().filter(|(_, c)| c.rank != Column::HIDDEN);
+        let rates = || over.into_iter().flat_map(|over| self.bytes().map(move |(n, c)| (n, c, over)));
         let mut header: Vec<_> = self.by.iter().map(|d| d.name().to_uppercase().replace('_', " ")).collect();
-        if self.counts_events {
-            header.push("EVENTS".to_owned());
-        }
-        header.extend(
-            self.merged().filter(|(_, c)| c.rank != Column::HIDDEN).map(|(_, c)| c.heading.to_owned()),
-        );
+        header.extend(self.counts_events.then(|| "EVENTS".to_owned()));
+        header.extend(shown().map(|(_, c)| c.heading.to_owned()));
+        header.extend(rates().map(|(_, c, _)| format!("{}/s", c.heading)));
         let mut table = output::table(&header.iter().map(String::as_str).collect::<Vec<_>>());
+        let room = table::terminal_width().saturating_sub(OTHERS * (header.len() - 1)).max(FLOW);
         for (key, row) in self.sorted() {
-            let mut cells = key.clone();
-            if self.counts_events {
-                cells.push(row.records.to_string());
-            }
-            let shown = self.merged().filter(|(_, c)| c.rank != Column::HIDDEN);
-            cells.extend(
-                shown.map(|(n, c)| row.values.get(n).map_or("-".into(), |v| table::value(v, c.unit))),
-            );
+            let mut cells = self.words(key, row, room);
+            cells.extend(self.counts_events.then(|| row.records.to_string()));
+            cells.extend(shown().map(|(n, c)| table::value(&self.value(row, n, c), c.unit)));
+            cells.extend(rates().map(|(n, c, over)| table::value(&rate(row, n, over), c.unit)));
             table.add_row(cells);
         }
         for number in self.by.len()..header.len() {
@@ -207,21 +259,49 @@ impl Groups {
         output::print_table(&table)
     }
 
-    pub(super) fn print_json(&self, time: jiff::Timestamp) -> Result<()> {
-        for (key, row) in self.sorted() {
+    /// What a row is of, a flow as short as its room.
+    fn words(&self, key: &[String], row: &Row, room: usize) -> Vec<String> {
+        let word = |(by, text): (&Dimension, &String)| match row.flow {
+            Some(flow) if *by == Dimension::Flow => {
+                let protocol = table::protocol(flow.protocol);
+                format!("{protocol} {}", table::flow_text(&flow, room.saturating_sub(protocol.len() + 1)))
+            }
+            _ => text.clone(),
+        };
+        self.by.iter().zip(key).map(word).collect()
+    }
+
+    /// An object a row; `over` is the time that the sums are of.
+    pub(super) fn print_json(
+        &self,
+        time: jiff::Timestamp,
+        over: Option<Duration>,
+        has_rates: bool,
+    ) -> Result<()> {
+        for (_, row) in self.sorted() {
             let mut object = Map::new();
             object.insert("time".into(), json!(time));
-            object.extend(self.by.iter().zip(key).map(|(d, text)| (d.name().to_owned(), json!(text))));
-            if self.counts_events {
-                object.insert("events".into(), json!(row.records));
+            object.extend(over.map(|over| ("interval_s".to_owned(), json!(over.as_secs_f64()))));
+            object.extend(row.of.clone());
+            object.extend(self.counts_events.then(|| ("events".to_owned(), json!(row.records))));
+            let value = |(n, c): (usize, &Column)| (c.name.to_owned(), json_of(&self.value(row, n, c)));
+            object.extend(self.merged().map(value));
+            if let Some(over) = over.filter(|_| has_rates) {
+                let rate = |(n, c): (usize, &Column)| {
+                    (format!("{}_per_second", c.name), json_of(&rate(row, n, over)))
+                };
+                object.extend(self.bytes().map(rate));
             }
-            let values =
-                self.merged().filter_map(|(n, c)| Some((c.name.to_owned(), json_of(row.values.get(n)?))));
-            object.extend(values);
             output::json(&object)?;
         }
         Ok(())
     }
+}
+
+/// What a sum is per second, to whole ones.
+fn rate(row: &Row, index: usize, over: Duration) -> Value {
+    let sum = row.values.get(index).map_or(0.0, number);
+    Value::Count((sum / over.as_secs_f64().max(f64::EPSILON)).round() as u64)
 }
 
 pub(super) fn json_of(value: &Value) -> serde_json::Value {
@@ -242,7 +322,7 @@ fn number(value: &Value) -> f64 {
 }
 
 fn merge(into: &mut Value, value: &Value, how: Merge) {
-    if matches!((how, value), (_, Value::None) | (Merge::Key | Merge::Drop, _)) {
+    if matches!((how, value), (_, Value::None) | (Merge::Key | Merge::Drop | Merge::Share { .. }, _)) {
         return;
     }
     let (old, new) = (number(into), number(value));
@@ -255,5 +335,33 @@ fn merge(into: &mut Value, value: &Value, how: Merge) {
         Merge::Max if *into != Value::None && old >= new => {}
         Merge::Min if *into != Value::None && old <= new => {}
         _ => *into = value.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtag_kernel::probes::{Context, retrans};
+
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_the_latest_of_each_socket() {
+        let column = |name| retrans::PROBE.columns.iter().position(|c| c.name == name).unwrap();
+        let (part, of) = (column("retransmitted_segments"), column("sent_segments"));
+        let record = |cookie, again: u64, sent: u64| {
+            let mut values = vec![Value::None; retrans::PROBE.columns.len()];
+            (values[part], values[of]) = (again.into(), sent.into());
+            Record { context: Context { cookie: Some(cookie), ..Context::default() }, values }
+        };
+        let groups = Groups::new(&retrans::PROBE, Vec::new(), true);
+        let mut row = Row::new(retrans::PROBE.columns.len());
+        let share = column("retransmitted_percent");
+        let percent = |row: &Row| groups.value(row, share, &retrans::PROBE.columns[share]);
+        assert_eq!(percent(&row), Value::None);
+        for (cookie, again, sent, expected) in [(1, 1, 10, 10.0), (1, 4, 50, 8.0), (2, 1, 50, 5.0)] {
+            row.add(&record(cookie, again, sent), retrans::PROBE.columns);
+            assert_eq!(percent(&row), Value::Real(expected));
+        }
+        assert_eq!((&row.values[of], row.records), (&Value::Count(100), 3));
     }
 }

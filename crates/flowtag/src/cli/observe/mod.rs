@@ -2,10 +2,17 @@
 //! more than lines of one probe have a file here.
 
 mod args;
+mod drops;
+pub(super) mod flows;
 mod group;
+pub(super) mod latency;
 mod names;
+pub(super) mod reference;
+mod spans;
 mod table;
+mod top;
 mod watch;
+pub(super) mod why;
 
 use anyhow::Result;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches, Subcommand};
@@ -23,14 +30,26 @@ pub(super) struct Observe {
 
 impl Observe {
     pub(super) fn run(self, json: bool) -> Result<()> {
-        watch::run(self.probe, self.options, self.watch, json)
+        match self.probe.name {
+            "drops" => drops::run(self.probe, &self.options, &self.watch, json),
+            "top" => top::run(self.probe, self.options, &self.watch, json),
+            _ => watch::run(self.probe, self.options, self.watch, json),
+        }
     }
+}
+
+/// Probes whose commands show more than their lines.
+const OTHERS: &[&str] = &["connect", "delay", "request", "rtt", "why"];
+
+/// Probes of which a command shows lines.
+fn lines() -> impl Iterator<Item = &'static Description> {
+    PROBES.iter().copied().filter(|probe| !OTHERS.contains(&probe.name))
 }
 
 impl FromArgMatches for Observe {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let chosen = matches.subcommand().and_then(|(name, matches)| {
-            PROBES.iter().find(|probe| probe.name == name).map(|probe| (*probe, matches))
+            lines().find(|probe| probe.name == name).map(|probe| (probe, matches))
         });
         let (probe, matches) =
             chosen.ok_or_else(|| clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))?;
@@ -47,7 +66,7 @@ impl FromArgMatches for Observe {
 
 impl Subcommand for Observe {
     fn augment_subcommands(command: Command) -> Command {
-        PROBES.iter().fold(command, |command, probe| command.subcommand(of_probe(probe)))
+        lines().fold(command, |command, probe| command.subcommand(of_probe(probe)))
     }
 
     fn augment_subcommands_for_update(command: Command) -> Command {
@@ -55,7 +74,7 @@ impl Subcommand for Observe {
     }
 
     fn has_subcommand(name: &str) -> bool {
-        PROBES.iter().any(|probe| probe.name == name)
+        lines().any(|probe| probe.name == name)
     }
 }
 

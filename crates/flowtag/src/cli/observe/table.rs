@@ -17,6 +17,10 @@ use super::names::{Names, unit};
 const WIDTH: usize = 132;
 /// What a flow needs at least.
 const FLOW: usize = 30;
+/// Columns of a terminal from which half of what is more goes to the flow.
+const WIDE: usize = 100;
+/// What a flow of IPv6 takes at most.
+const WHOLE_FLOW: usize = 97;
 
 /// Columns of the terminal; of what is no terminal what COLUMNS says.
 pub(super) fn terminal_width() -> usize {
@@ -67,7 +71,7 @@ impl Layout {
             let path = r.context.owner.cgroup.and_then(|id| view.names.cgroup(id));
             or_dash(path.as_deref().and_then(unit))
         }));
-        let flow = FLOW;
+        let flow = (FLOW + width.saturating_sub(WIDE) / 2).min(WHOLE_FLOW);
         fit(&mut columns, width.saturating_sub(flow + 1));
         let used: usize = columns.iter().map(|c| c.width + 1).sum();
         Self { columns, flow: Some(width.saturating_sub(used).max(flow)) }
@@ -160,7 +164,12 @@ pub(super) fn timestamp(time: std::time::Duration, view: &View<'_>) -> Timestamp
 }
 
 fn time(time: std::time::Duration, view: &View<'_>) -> String {
-    let zoned: Zoned = timestamp(time, view).to_zoned(TimeZone::system());
+    clock(timestamp(time, view))
+}
+
+/// Time of day where we are.
+pub(super) fn clock(time: Timestamp) -> String {
+    let zoned: Zoned = time.to_zoned(TimeZone::system());
     zoned.strftime("%H:%M:%S%.3f").to_string()
 }
 
@@ -181,7 +190,7 @@ fn number_text(number: f64, unit: Unit, is_whole: bool) -> String {
         Unit::Bytes | Unit::Count => scaled(number),
         Unit::Rate => scaled(number * 8.0),
         Unit::Micros => duration(number * 1e3),
-        Unit::Nanos => duration(number),
+        Unit::Nanos | Unit::Moment => duration(number),
         Unit::Percent => format!("{number:.1}%"),
     }
 }
@@ -224,26 +233,24 @@ fn three_digits(number: f64) -> String {
     }
 }
 
-/// Both ends, shortened where they have no room.
+/// Both ends, shortened where they have no room: the local one sooner, as one knows it better.
 pub(super) fn flow_text(flow: &Flow, room: usize) -> String {
-    let whole = format!("{} → {}", flow.local, flow.remote);
-    if whole.chars().count() <= room {
-        return whole;
-    }
-    let each = room.saturating_sub(3) / 2;
-    format!("{} → {}", short(flow.local, each), short(flow.remote, each))
+    let both = |local, remote| format!("{} → {}", short(flow.local, local), short(flow.remote, remote));
+    let shorter = [(0, 0), (1, 0), (1, 1), (2, 1), (2, 2), (3, 2)].into_iter().map(|(l, r)| both(l, r));
+    shorter.into_iter().find(|text| text.chars().count() <= room).unwrap_or_else(|| both(3, 3))
 }
 
 /// The first and the last part of an address say most.
-fn short(end: Endpoint, room: usize) -> String {
-    let whole = end.to_string();
-    let IpAddr::V6(addr) = end.addr() else { return whole };
-    if whole.len() <= room {
-        return whole;
-    }
+fn short(end: Endpoint, level: u8) -> String {
+    let (IpAddr::V6(addr), 1..) = (end.addr(), level) else { return end.to_string() };
     let [first, second, .., last] = addr.segments();
-    let middle = format!("[{first:x}:{second:x}…{last:x}]:{}", end.port());
-    if middle.chars().count() <= room { middle } else { format!("[{first:x}…{last:x}]:{}", end.port()) }
+    let short = match level {
+        1 => format!("[{first:x}:{second:x}…{last:x}]:{}", end.port()),
+        2 => format!("[{first:x}…{last:x}]:{}", end.port()),
+        _ => format!("[…{last:x}]:{}", end.port()),
+    };
+    let whole = end.to_string();
+    if whole.chars().count() <= short.chars().count() { whole } else { short }
 }
 
 /// Words for protocols.
@@ -296,5 +303,12 @@ mod tests {
         assert_eq!(flow_text(&flow, 80), "[2001:db8:1:2:3:4:5:6]:40000 → [2001:db8:a:b:c:d:e:f]:1094");
         assert_eq!(flow_text(&flow, 44), "[2001:db8…6]:40000 → [2001:db8…f]:1094");
         assert_eq!(flow_text(&flow, 30), "[2001…6]:40000 → [2001…f]:1094");
+        assert_eq!(flow_text(&flow, 25), "[…6]:40000 → […f]:1094");
+        let widest = Flow {
+            local: end("[2001:db8:1:2:3:4:5:ffff]:65535"),
+            remote: end("[2001:db8:a:b:c:d:e:eeee]:65535"),
+            ..flow
+        };
+        assert_eq!(flow_text(&widest, FLOW), "[…ffff]:65535 → […eeee]:65535");
     }
 }

@@ -1,15 +1,21 @@
 //! Runs a probe until it is told to stop, and prints what it tells.
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use flowtag_kernel::mark::FlowTable;
-use flowtag_kernel::probes::{self, Description, Losses, Merge, Options, Record, Session, Source};
+use flowtag_kernel::probes::{
+    self, Column, Description, Flow, Losses, Merge, Options, Record, Scope, Session, Source, Unit,
+};
 use jiff::Timestamp;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::{Map, Value, json};
 
 use super::args::{Wanted, Watch};
@@ -24,25 +30,113 @@ use crate::inputs::control::model::Status;
 const REPEAT: usize = 40;
 /// How often rows are told that nobody said an interval for.
 const INTERVAL: Duration = Duration::from_secs(5);
+/// How often owners are looked for, at most.
+const LEARN: Duration = Duration::from_secs(1);
+
+/// From all rows, and what they are summed by, to those that count.
+type Choose = fn(&Session, &Names, Vec<Record>, &[Dimension]) -> Result<Vec<Record>>;
+
+/// What a command has beyond those of other probes that sum up in the kernel.
+pub(super) struct Rows {
+    /// What sums are by where nobody says; none: by all columns that tell rows apart.
+    pub(super) by: Option<Dimension>,
+    /// Of all rows those that count.
+    pub(super) choose: Choose,
+    /// Whether bytes are also told per second.
+    pub(super) has_rates: bool,
+}
+
+impl Default for Rows {
+    fn default() -> Self {
+        Self { by: None, choose: |_, _, rows, _| Ok(rows), has_rates: false }
+    }
+}
 
 pub(super) fn run(probe: &'static Description, options: Options, watch: Watch, json: bool) -> Result<()> {
+    run_with(probe, options, &watch, json, Rows::default())
+}
+
+pub(super) fn run_with(
+    probe: &'static Description,
+    options: Options,
+    watch: &Watch,
+    json: bool,
+    rows: Rows,
+) -> Result<()> {
     let names = Names::new(registry::of_this_host());
     let wanted = watch.wanted(&names)?;
-    let by = dimensions(probe, &watch)?;
+    let by = dimensions(probe, watch)?;
     let flows = daemon_flows(watch.socket.as_deref());
-    let session = Session::start(&watch.scope()?, flows.as_ref(), &[(probe, options)])?;
+    let session = start(&watch.scope()?, flows.as_ref(), &[(probe, options)])?;
     for missing in session.missing() {
         eprintln!("flowtag: not known here: {} (this kernel lacks {})", missing.consequence, missing.hook);
     }
     let stop = Stop::new(watch.duration)?;
     eprintln!("flowtag: watching, Ctrl-C ends");
     let view = View { names: &names, epoch: probes::wall_clock() };
-    let running = Running { probe, session: &session, wanted, view, stop, json, watch: &watch };
+    let owners = Learned::new(&session);
+    let running = Running { probe, session: &session, owners, wanted, view, stop, json, watch, rows };
     match probe.source {
         Source::Events(_) => running.events(by)?,
-        Source::Rows(_) => running.rows(by)?,
+        Source::Rows(_) => running.sums(by)?,
     }
     summary(session.losses()?, json)
+}
+
+/// [`Session::start`], after a look at whether this process may.
+///
+/// # Errors
+/// As that; and where capabilities are lacking.
+pub(super) fn start(
+    scope: &Scope,
+    flows: Option<&FlowTable>,
+    probes: &[(&'static Description, Options)],
+) -> Result<Session> {
+    let lacking = lacking_capabilities();
+    if !lacking.is_empty() {
+        bail!(
+            "to observe takes root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (for other network \
+             namespaces and tags of the daemon also CAP_SYS_ADMIN and CAP_SYS_PTRACE): this process lacks {}",
+            lacking.join(", ")
+        );
+    }
+    Ok(Session::start(scope, flows, probes)?)
+}
+
+/// CAP_SYS_ADMIN, which has what those of BPF were once part of.
+const SYS_ADMIN: u32 = 21;
+
+/// Of the capabilities without which no program can be loaded, those that this process does not have.
+fn lacking_capabilities() -> Vec<&'static str> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let Some(held) = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
+        return Vec::new();
+    };
+    let has = |bit: u32| held >> bit & 1 == 1;
+    let needed = [("CAP_BPF", 39), ("CAP_PERFMON", 38)];
+    needed.into_iter().filter(|(_, bit)| !has(*bit) && !has(SYS_ADMIN)).map(|(name, _)| name).collect()
+}
+
+/// Looks again for the owners of sockets that nobody knows, but not all the time.
+struct Learned<'a> {
+    session: &'a Session,
+    at: Cell<Instant>,
+}
+
+impl<'a> Learned<'a> {
+    /// The session has just done so.
+    fn new(session: &'a Session) -> Self {
+        Self { session, at: Cell::new(Instant::now()) }
+    }
+
+    fn again(&self) -> Result<()> {
+        if self.at.get().elapsed() < LEARN {
+            return Ok(());
+        }
+        self.at.set(Instant::now());
+        Ok(self.session.learn_owners()?)
+    }
 }
 
 fn dimensions(probe: &'static Description, watch: &Watch) -> Result<Vec<Dimension>> {
@@ -75,7 +169,9 @@ impl Stop {
     }
 
     pub(super) fn is_now(&self) -> bool {
-        self.told.load(Ordering::Relaxed) || self.at.is_some_and(|at| Instant::now() >= at)
+        self.told.load(Ordering::Relaxed)
+            || self.at.is_some_and(|at| Instant::now() >= at)
+            || is_reader_gone()
     }
 
     /// How long to wait at most for `until`.
@@ -86,36 +182,66 @@ impl Stop {
     }
 }
 
+/// Whether nobody reads what we print any more, as of `| head`: there may be nothing to print for long, by which we would
+/// know otherwise.
+fn is_reader_gone() -> bool {
+    let stdout = std::io::stdout();
+    let mut polled = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let is_told = poll(&mut polled, PollTimeout::ZERO).is_ok_and(|n| n > 0);
+    is_told && polled[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
 struct Running<'a> {
     probe: &'static Description,
     session: &'a Session,
+    owners: Learned<'a>,
     wanted: Wanted,
     view: View<'a>,
     stop: Stop,
     json: bool,
     watch: &'a Watch,
+    rows: Rows,
+}
+
+/// What sums are of.
+#[derive(Debug, Clone, Copy)]
+enum Span {
+    /// All the time.
+    All(Duration),
+    /// Since the last time they were told.
+    Last(Duration),
+}
+
+impl Span {
+    fn time(self) -> Duration {
+        match self {
+            Self::All(time) | Self::Last(time) => time,
+        }
+    }
 }
 
 impl Running<'_> {
     fn events(&self, by: Vec<Dimension>) -> Result<()> {
-        let lines = Lines::new(self);
         let is_summed = !by.is_empty() || self.watch.interval.is_some();
         let by = if by.is_empty() { self.first_key() } else { by };
         let mut groups = Groups::new(self.probe, by, true);
-        let mut lines = if is_summed { None } else { Some(lines) };
-        let mut next = self.watch.interval.map(|i| Instant::now() + i);
+        let mut lines = if is_summed { None } else { Some(Lines::new(self)) };
+        let mut last = Instant::now();
+        let mut next = self.watch.interval.map(|i| last + i);
         loop {
             let is_last = self.stop.is_now();
-            for (_, record) in self.session.next(self.stop.wait(next))? {
-                if !self.wanted.wants(&record.context, self.view.names) {
-                    continue;
-                }
-                groups.add(&record, &self.view);
-                lines.as_mut().map_or(Ok(()), |lines| lines.print(&record))?;
+            let is_due = next.is_some_and(|at| Instant::now() >= at) && !is_last;
+            let mut records = self.session.next(self.stop.wait(next))?;
+            if is_due || is_last {
+                records.extend(self.session.rows()?);
             }
-            if next.is_some_and(|at| Instant::now() >= at) && !is_last {
+            for (_, record) in records {
+                self.event(&record, &mut groups, lines.as_mut())?;
+            }
+            if is_due {
                 next = next.zip(self.watch.interval).map(|(at, i)| at + i);
-                self.print(&groups)?;
+                self.print(&groups, Some(Span::Last(last.elapsed())))?;
+                last = Instant::now();
                 groups.clear();
             }
             if is_last {
@@ -123,7 +249,21 @@ impl Running<'_> {
             }
         }
         // In JSON each event has been told already.
-        if groups.is_empty() || (self.json && !is_summed) { Ok(()) } else { self.print(&groups) }
+        if groups.is_empty() || (self.json && !is_summed) {
+            return Ok(());
+        }
+        self.print(&groups, next.map(|_| Span::Last(last.elapsed())))
+    }
+
+    fn event(&self, record: &Record, groups: &mut Groups, lines: Option<&mut Lines<'_>>) -> Result<()> {
+        if record.context.cookie.is_some() && record.context.owner.pid.is_none() {
+            self.owners.again()?;
+        }
+        if !self.wanted.wants(&record.context, self.view.names) {
+            return Ok(());
+        }
+        groups.add(record, &self.view);
+        lines.map_or(Ok(()), |lines| lines.print(record))
     }
 
     /// What people want to see added up at the end: by what the first column says.
@@ -132,30 +272,27 @@ impl Running<'_> {
         key.map(|(n, column)| Dimension::Column(n, column.name)).into_iter().collect()
     }
 
-    fn rows(&self, by: Vec<Dimension>) -> Result<()> {
+    fn sums(&self, by: Vec<Dimension>) -> Result<()> {
         let keys = self.probe.columns.iter().enumerate().filter(|(_, c)| c.merge == Merge::Key);
-        let all = keys.map(|(n, column)| Dimension::Column(n, column.name)).collect();
-        let by: Vec<_> = if by.is_empty() { all } else { by };
+        let all = || keys.map(|(n, column)| Dimension::Column(n, column.name)).collect();
+        let by = if by.is_empty() { self.rows.by.map_or_else(all, |by| vec![by]) } else { by };
         let interval = self.watch.interval.unwrap_or(INTERVAL);
-        let mut next = Instant::now() + interval;
-        let mut before = Groups::new(self.probe, by.clone(), false);
+        let begin = Instant::now();
+        let (mut last, mut next) = (begin, begin + interval);
+        let mut seen = Seen::default();
         loop {
             let is_last = self.stop.is_now();
             if is_last || Instant::now() >= next {
                 next += interval;
-                let mut now = Groups::new(self.probe, by.clone(), false);
-                for (_, record) in self.session.rows()? {
-                    if self.wanted.wants(&record.context, self.view.names) {
-                        now.add(&record, &self.view);
-                    }
-                }
-                // At the end, all of it.
-                self.print(&if is_last && !self.json {
-                    now.since(&Groups::new(self.probe, by.clone(), false))
-                } else {
-                    now.since(&before)
-                })?;
-                before = now;
+                let rows = self.read(&by)?;
+                let difference = seen.difference(self.probe, &rows);
+                let is_all = is_last && !self.json;
+                let span = if is_all { Span::All(begin.elapsed()) } else { Span::Last(last.elapsed()) };
+                let mut groups = Groups::new(self.probe, by.clone(), false);
+                let told = if is_all { &rows } else { &difference };
+                told.iter().for_each(|record| groups.add(record, &self.view));
+                self.print(&groups, Some(span))?;
+                last = Instant::now();
             }
             if is_last {
                 return Ok(());
@@ -164,15 +301,88 @@ impl Running<'_> {
         }
     }
 
-    fn print(&self, groups: &Groups) -> Result<()> {
+    /// Rows that are wanted, with what has been learned of their owners.
+    fn read(&self, by: &[Dimension]) -> Result<Vec<Record>> {
+        self.owners.again()?;
+        let rows = self.session.rows()?.into_iter().map(|(_, record)| record).collect();
+        let mut rows = (self.rows.choose)(self.session, self.view.names, rows, by)?;
+        rows.retain(|record| self.wanted.wants(&record.context, self.view.names));
+        Ok(rows)
+    }
+
+    fn print(&self, groups: &Groups, span: Option<Span>) -> Result<()> {
+        let over = span.map(Span::time);
         if self.json {
-            return groups.print_json(Timestamp::now());
+            return groups.print_json(Timestamp::now(), over, self.rows.has_rates);
         }
         if groups.is_empty() {
             return Ok(());
         }
         output::line("")?;
-        groups.print()
+        let now = || table::clock(Timestamp::now());
+        match span {
+            None => {}
+            Some(Span::Last(time)) => {
+                output::line(format_args!("{}, the last {:.1}s:", now(), time.as_secs_f64()))?
+            }
+            Some(Span::All(time)) => {
+                output::line(format_args!("{}, in all {:.1}s:", now(), time.as_secs_f64()))?
+            }
+        }
+        groups.print(over.filter(|_| self.rows.has_rates))
+    }
+}
+
+/// What tells a row from all others, however much becomes known of its owner.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Identity {
+    netns: Option<u32>,
+    interface: Option<u32>,
+    flow: Option<Flow>,
+    /// Of what has no flow of its own, such as a listener.
+    cookie: Option<u64>,
+    keys: Vec<String>,
+}
+
+impl Identity {
+    fn of(probe: &Description, record: &Record) -> Self {
+        let context = &record.context;
+        let is_whole = context.flow.is_some_and(|flow| flow.remote.port() != 0);
+        let keys = probe.columns.iter().zip(&record.values).filter(|(c, _)| c.merge == Merge::Key);
+        Self {
+            netns: context.netns,
+            interface: context.interface,
+            flow: context.flow,
+            cookie: context.cookie.filter(|_| !is_whole),
+            keys: keys.map(|(_, value)| format!("{value:?}")).collect(),
+        }
+    }
+}
+
+/// Sums as they were told last.
+#[derive(Debug, Default)]
+struct Seen(HashMap<Identity, Vec<probes::Value>>);
+
+impl Seen {
+    /// What came since; rows whose sums are as they were are left out.
+    fn difference(&mut self, probe: &Description, rows: &[Record]) -> Vec<Record> {
+        let sums = || probe.columns.iter().enumerate().filter(|(_, c)| c.merge == Merge::Sum).map(|(n, _)| n);
+        let has_sums = sums().next().is_some();
+        let mut changed = Vec::new();
+        for record in rows {
+            let mut new = record.clone();
+            let before = self.0.insert(Identity::of(probe, record), record.values.clone());
+            let mut is_same = has_sums;
+            for n in sums() {
+                let Some(probes::Value::Count(now)) = new.values.get_mut(n) else { continue };
+                if let Some(probes::Value::Count(old)) = before.as_ref().and_then(|values| values.get(n)) {
+                    *now = now.saturating_sub(*old);
+                }
+                is_same &= *now == 0;
+            }
+            changed.extend((!is_same).then_some(new));
+        }
+        changed
     }
 }
 
@@ -206,12 +416,16 @@ impl<'a> Lines<'a> {
 /// A record in JSON.
 pub(super) fn object(probe: &'static Description, record: &Record, view: &View<'_>) -> Map<String, Value> {
     let mut object = context(record, view);
-    object.extend(probe.columns.iter().zip(&record.values).map(|(c, v)| (c.name.to_owned(), json_of(v))));
+    let value = |column: &Column, value: &probes::Value| match (column.unit, value) {
+        (Unit::Moment, probes::Value::Count(ns)) => json!(table::timestamp(Duration::from_nanos(*ns), view)),
+        _ => json_of(value),
+    };
+    object.extend(probe.columns.iter().zip(&record.values).map(|(c, v)| (c.name.to_owned(), value(c, v))));
     object
 }
 
 /// Of whom a record is, in JSON.
-fn context(record: &Record, view: &View<'_>) -> Map<String, Value> {
+pub(super) fn context(record: &Record, view: &View<'_>) -> Map<String, Value> {
     let context = &record.context;
     let (flow, tag, owner) = (context.flow, context.tag, &context.owner);
     let cgroup = owner.cgroup.and_then(|id| view.names.cgroup(id));
@@ -236,7 +450,7 @@ fn context(record: &Record, view: &View<'_>) -> Map<String, Value> {
         ("unit", json!(cgroup.as_deref().and_then(unit))),
         ("cgroup", json!(cgroup)),
         ("netns", json!(context.netns)),
-        ("interface", json!(context.interface.and_then(|i| view.names.interface(context.netns, i)))),
+        ("interface", json!(context.interface.map(|i| view.names.interface_text(context.netns, i)))),
         ("socket_cookie", json!(context.cookie)),
     ];
     fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -5,7 +5,7 @@ use crate::supervisor::counters::{ServiceStatus, Target};
 
 /// What counters that ought to be zero tell: beginning of the section, counter, what was counted, what to do. `{}` stands
 /// for the section.
-const LOSSES: [(&str, &str, &str, &str); 18] = [
+const LOSSES: [(&str, &str, &str, &str); 20] = [
     ("outputs.", "dropped", "records were dropped, the queue was full", "raise {}.queue"),
     (
         "inputs.xrootd",
@@ -33,6 +33,8 @@ const LOSSES: [(&str, &str, &str, &str); 18] = [
     ("inputs.", "relay_failed", "datagrams could not be relayed", "see the log"),
     ("inputs.", "denied", "requests or events were denied", "see the log for whose, and [[access]]"),
     ("statistics", "failed", "questions were refused by the kernel", "see the log"),
+    ("observe", "lost", "events were lost, a ring was full", "is the host overloaded?"),
+    ("observe", "evicted", "sockets or keys had no room", "see the log, and docs/observe-daemon.md"),
     ("registry", "failures", "times there was no new registry", "see the log, and registry.url"),
 ];
 
@@ -42,6 +44,7 @@ pub(super) fn of(daemon: &Daemon) -> Vec<String> {
     warnings.extend(table(daemon));
     let broken = daemon.services.iter().filter(|(_, service)| !service.running);
     warnings.extend(broken.map(|(name, _)| format!("{name} does not run: see the log, then reload")));
+    warnings.extend(daemon.services.iter().flat_map(|(name, service)| problems(name, service)));
     warnings.extend(daemon.services.iter().flat_map(|(name, service)| targets(name, service)));
     warnings.extend(daemon.services.iter().flat_map(|(name, service)| losses(name, service)));
     warnings
@@ -83,6 +86,10 @@ fn table(daemon: &Daemon) -> Vec<String> {
         warnings.push(format!("{failed} flows are not marked, the kernel's table was full: raise flows.max"));
     }
     warnings
+}
+
+fn problems(name: &str, service: &ServiceStatus) -> Vec<String> {
+    service.problems.iter().map(|problem| format!("{name}: {problem}")).collect()
 }
 
 fn targets(name: &str, service: &ServiceStatus) -> Vec<String> {

@@ -7,15 +7,15 @@ use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequ
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
 use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum, metric,
-    number_data_point,
+    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
+    ScopeMetrics, Sum, metric, number_data_point,
 };
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use serde_json::Value;
 
 use crate::outputs::Record;
 use crate::outputs::json::line::Line;
-use crate::outputs::metrics::{Family, Kind, Labels, Number};
+use crate::outputs::metrics::{BOUNDS, Family, Kind, Labels, Number};
 
 /// Who tells it: the same in all messages.
 #[derive(Debug, Clone)]
@@ -43,14 +43,19 @@ impl Sender {
     }
 
     fn metric(&self, family: Family, now: Timestamp) -> Metric {
-        let data_points =
-            family.points.into_iter().map(|point| self.point(family.kind, point, now)).collect();
-        let data = match family.kind {
-            Kind::Gauge => metric::Data::Gauge(Gauge { data_points }),
+        let (kind, aggregation_temporality) = (family.kind, AggregationTemporality::Cumulative.into());
+        let points = family.points.into_iter();
+        let number = |point| self.point(kind, point, now);
+        let data = match kind {
+            Kind::Gauge => metric::Data::Gauge(Gauge { data_points: points.filter_map(number).collect() }),
             Kind::Counter => metric::Data::Sum(Sum {
-                data_points,
-                aggregation_temporality: AggregationTemporality::Cumulative.into(),
+                data_points: points.filter_map(number).collect(),
+                aggregation_temporality,
                 is_monotonic: true,
+            }),
+            Kind::Histogram => metric::Data::Histogram(Histogram {
+                data_points: points.filter_map(|point| self.distribution(point, now)).collect(),
+                aggregation_temporality,
             }),
         };
         Metric {
@@ -62,18 +67,38 @@ impl Sender {
         }
     }
 
-    fn point(&self, kind: Kind, (labels, number): (Labels, Number), now: Timestamp) -> NumberDataPoint {
+    fn point(
+        &self,
+        kind: Kind,
+        (labels, number): (Labels, Number),
+        now: Timestamp,
+    ) -> Option<NumberDataPoint> {
         let value = match number {
             Number::Count(n) => number_data_point::Value::AsInt(n.try_into().unwrap_or(i64::MAX)),
             Number::Real(x) => number_data_point::Value::AsDouble(x),
+            Number::Spread(_) => return None,
         };
-        NumberDataPoint {
-            attributes: labels.iter().map(|(name, value)| text(name, value.as_str())).collect(),
+        Some(NumberDataPoint {
+            attributes: attributes(&labels),
             start_time_unix_nano: if kind == Kind::Counter { nanos(self.started) } else { 0 },
             time_unix_nano: nanos(now),
             value: Some(value),
             ..NumberDataPoint::default()
-        }
+        })
+    }
+
+    fn distribution(&self, (labels, number): (Labels, Number), now: Timestamp) -> Option<HistogramDataPoint> {
+        let Number::Spread(distribution) = number else { return None };
+        Some(HistogramDataPoint {
+            attributes: attributes(&labels),
+            start_time_unix_nano: nanos(self.started),
+            time_unix_nano: nanos(now),
+            count: distribution.count(),
+            sum: Some(distribution.sum),
+            bucket_counts: distribution.counts.to_vec(),
+            explicit_bounds: BOUNDS.to_vec(),
+            ..HistogramDataPoint::default()
+        })
     }
 
     fn resource(&self) -> Resource {
@@ -126,6 +151,10 @@ fn flatten(name: &str, value: Value, attributes: &mut Vec<KeyValue>) {
     attributes.push(KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() });
 }
 
+fn attributes(labels: &Labels) -> Vec<KeyValue> {
+    labels.iter().map(|(name, value)| text(name, value.as_str())).collect()
+}
+
 fn scope() -> InstrumentationScope {
     let version = env!("CARGO_PKG_VERSION").to_owned();
     InstrumentationScope { name: "flowtag".to_owned(), version, ..InstrumentationScope::default() }
@@ -152,4 +181,34 @@ fn unit(unit: Option<&str>) -> String {
 
 fn nanos(at: Timestamp) -> u64 {
     u64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outputs::metrics::Distribution;
+
+    #[test]
+    fn a_distribution_has_one_count_more_than_bounds_and_adds_up() {
+        let mut times = Distribution::of(15e-6);
+        times.add(&Distribution::of(60.0));
+        let family = Family {
+            name: "flowtag_tcp_rtt".into(),
+            unit: Some("seconds"),
+            kind: Kind::Histogram,
+            help: "Times".into(),
+            points: vec![(Labels::from([("experiment", "cms".to_owned())]), Number::Spread(Box::new(times)))],
+        };
+        let sender = Sender { host: "h".to_owned(), started: Timestamp::UNIX_EPOCH };
+        let metric = sender.metric(family, Timestamp::now());
+        assert_eq!((metric.name.as_str(), metric.unit.as_str()), ("flowtag.tcp_rtt", "s"));
+        let Some(metric::Data::Histogram(histogram)) = metric.data else { panic!("{metric:?}") };
+        let [point] = histogram.data_points.as_slice() else { panic!("{histogram:?}") };
+        assert_eq!(point.bucket_counts.len(), point.explicit_bounds.len() + 1);
+        assert_eq!(
+            (point.count, point.bucket_counts.iter().sum::<u64>(), point.sum),
+            (2, 2, Some(60.000_015))
+        );
+        assert_eq!((point.bucket_counts[1], point.bucket_counts[19]), (1, 1));
+    }
 }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::exemplar::Exemplar;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::outputs::metrics::{Family, Kind, Labels, Number};
+use crate::outputs::metrics::{BOUNDS, Distribution, Family, Kind, Labels, Number};
 
 /// How metrics are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +68,7 @@ impl Collector for Families {
             let kind = match family.kind {
                 Kind::Counter => MetricType::Counter,
                 Kind::Gauge => MetricType::Gauge,
+                Kind::Histogram => MetricType::Histogram,
             };
             let metric = encoder.encode_descriptor(&family.name, &family.help, unit.as_ref(), kind)?;
             points(metric, family)
@@ -80,13 +81,23 @@ fn points(mut metric: MetricEncoder<'_>, family: &Family) -> fmt::Result {
     family.points.iter().try_for_each(|(labels, number): &(Labels, Number)| {
         let labels: &[(&'static str, String)] = labels;
         let mut point = metric.encode_family(&labels)?;
-        match (family.kind, *number) {
-            (Kind::Counter, Number::Count(n)) => point.encode_counter(&n, None as None<'_>),
-            (Kind::Counter, Number::Real(x)) => point.encode_counter(&x, None as None<'_>),
-            (Kind::Gauge, Number::Count(n)) => point.encode_gauge(&n),
-            (Kind::Gauge, Number::Real(x)) => point.encode_gauge(&x),
+        match (family.kind, number) {
+            (Kind::Counter, Number::Count(n)) => point.encode_counter(n, None as None<'_>),
+            (Kind::Counter, Number::Real(x)) => point.encode_counter(x, None as None<'_>),
+            (Kind::Gauge, Number::Count(n)) => point.encode_gauge(n),
+            (Kind::Gauge, Number::Real(x)) => point.encode_gauge(x),
+            (Kind::Histogram, Number::Spread(spread)) => histogram(point, spread),
+            // No number is of another kind than its family.
+            (Kind::Histogram, _) | (_, Number::Spread(_)) => Err(fmt::Error),
         }
     })
+}
+
+fn histogram(mut point: MetricEncoder<'_>, spread: &Distribution) -> fmt::Result {
+    type None<'a> = Option<&'a HashMap<usize, Exemplar<[(&'static str, String); 0], f64>>>;
+    let ends = BOUNDS.into_iter().chain([f64::INFINITY]);
+    let buckets: Vec<_> = ends.zip(spread.counts).collect();
+    point.encode_histogram(spread.sum, spread.count(), &buckets, None as None<'_>)
 }
 
 /// In the classic format a family of counters is called what its samples are called, with `_total`; there are no units and no

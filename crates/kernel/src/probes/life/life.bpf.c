@@ -4,8 +4,8 @@
  *
  * Hooks: tracepoints inet_sock_set_state (4.16), tcp_rcv_space_adjust (4.15), tcp_receive_reset, tcp_send_reset (4.15),
  * inet_sk_error_report (5.13), sock_send_length (6.3, on request); iterators over open files (5.8) and TCP sockets (5.9).
- * Can miss: the owner of a connection that was accepted and is only written to, where sock_send_length is missing: then it
- * is the listener's. */
+ * Can miss: whose a connection is that was accepted and is only written to, where sock_send_length is missing: it is the
+ * listener's until somebody closes it. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
@@ -16,7 +16,12 @@
 #include "tcp.bpf.h"
 #include "observe.bpf.h"
 
+#define NSEC_PER_USEC 1000
+#define ETIMEDOUT 110
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
+
+#define PF_KTHREAD 0x00200000 /* of linux/sched.h, unchanged since 3.12 */
 
 static __always_inline void opened(struct sock *sk, __u8 flag)
 {
@@ -35,12 +40,24 @@ static __always_inline void opened(struct sock *sk, __u8 flag)
 		socket->source = OBSERVE_LISTENER;
 }
 
-static __always_inline void established(struct sock *sk)
+/* One that is accepted gets its socket with the last part of the handshake. How long that took is its first round-trip
+ * time, if nothing had to be sent again. */
+static __always_inline void established(const struct tcp_sock *tp, struct sock *sk)
 {
 	struct observe_socket *socket = find_socket(sk);
+	__u64 handshake = (__u64)(tp->srtt_us >> 3) * NSEC_PER_USEC;
 
-	if (socket && socket->opened)
-		socket->established = bpf_ktime_get_ns();
+	if (!socket || !socket->opened)
+		return;
+	socket->established = bpf_ktime_get_ns();
+	socket->syn_retries = tp->total_retrans;
+	if (socket->flags & OBSERVE_PASSIVE) {
+		if (!handshake || tp->total_retrans)
+			return;
+		if (socket->opened > socket->established - handshake)
+			socket->opened = socket->established - handshake;
+	}
+	socket->flags |= OBSERVE_TIMED;
 }
 
 static __always_inline void listening(struct sock *sk)
@@ -51,10 +68,41 @@ static __always_inline void listening(struct sock *sk)
 		owned_by_current(socket, OBSERVE_OPENER);
 }
 
+/* Who closes has held it: better than nothing of a socket that nobody was seen to use. */
+static __always_inline void closing(struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (socket && socket->source <= OBSERVE_HOLDER && is_locked_by_user(sk) &&
+	    !(bpf_get_current_task_btf()->flags & PF_KTHREAD))
+		owned_by_current(socket, OBSERVE_HOLDER);
+}
+
+/* An error may have been taken by the application the moment before: of those that always end a connection, the one that
+ * was reported will do. */
+static __always_inline __u16 last_error(const struct sock *sk, const struct observe_socket *socket, int oldstate)
+{
+	if (!sk->sk_err && (oldstate == TCP_SYN_SENT || socket->error == ETIMEDOUT))
+		return socket->error;
+	return sk->sk_err;
+}
+
+static __always_inline void read_end(struct life_event *event, const struct tcp_sock *tp, const struct sock *sk,
+				     int oldstate)
+{
+	__u64 flags = sk->__sk_common.skc_flags;
+
+	event->socket.error = last_error(sk, &event->socket, oldstate);
+	if (!event->socket.established)
+		event->socket.syn_retries = tp->total_retrans;
+	event->facts = (flags >> SOCK_DONE & 1 ? LIFE_FIN_RECEIVED : 0) | (flags >> SOCK_DEAD & 1 ? LIFE_ORPHAN : 0);
+	event->pad = 0;
+}
+
 static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int oldstate)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
-	struct observe_socket *socket = find_socket(sk);
+	struct observe_socket *socket;
 	struct life_event *event;
 
 	if (!observe.events || !is_wanted_socket(tp, &key))
@@ -67,12 +115,26 @@ static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int old
 	event->event.state = oldstate;
 	__builtin_memset(&event->socket, 0, sizeof(event->socket));
 	__builtin_memset(&event->tcp, 0, sizeof(event->tcp));
+	socket = find_socket(sk);
 	if (socket)
 		event->socket = *socket;
-	if (!event->socket.error)
-		event->socket.error = sk->sk_err;
+	read_end(event, tp, sk, oldstate);
 	read_tcp(tp, oldstate, &event->tcp);
 	submit_event(event);
+}
+
+static __always_inline void changed(struct tcp_sock *tp, struct sock *sk, int oldstate, int newstate)
+{
+	if (newstate == TCP_SYN_SENT)
+		opened(sk, OBSERVE_ACTIVE);
+	else if (newstate == TCP_SYN_RECV && oldstate != TCP_SYN_SENT)
+		opened(sk, OBSERVE_PASSIVE);
+	else if (newstate == TCP_ESTABLISHED)
+		established(tp, sk);
+	else if (newstate == TCP_LISTEN)
+		listening(sk);
+	else if (newstate == TCP_FIN_WAIT1 || newstate == TCP_LAST_ACK || newstate == TCP_CLOSE)
+		closing(sk);
 }
 
 /* Fires before the state is stored. */
@@ -81,29 +143,31 @@ int BPF_PROG(flowtag_life, struct sock *sk, int oldstate, int newstate)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
-	if (!tp)
+	if (!tp || !is_wanted_netns(netns_of(sk)))
 		return 0;
-	if (newstate == TCP_SYN_SENT)
-		opened(sk, OBSERVE_ACTIVE);
-	else if (newstate == TCP_SYN_RECV)
-		opened(sk, OBSERVE_PASSIVE);
-	else if (newstate == TCP_ESTABLISHED)
-		established(sk);
-	else if (newstate == TCP_LISTEN)
-		listening(sk);
-	else if (newstate == TCP_CLOSE && oldstate != TCP_CLOSE && oldstate != TCP_LISTEN)
+	changed(tp, sk, oldstate, newstate);
+	if (newstate == TCP_CLOSE && oldstate != TCP_CLOSE && oldstate != TCP_LISTEN)
 		closed(tp, sk, oldstate);
 	return 0;
 }
 
-/* Somebody has read: that is who the socket belongs to, whoever accepted it. */
+static __always_inline void used(struct sock *sk)
+{
+	struct observe_socket *socket;
+
+	if (!is_wanted_netns(netns_of(sk)))
+		return;
+	socket = make_socket(sk);
+	if (socket)
+		owned_by_current(socket, OBSERVE_USER);
+}
+
+/* Somebody has read: that is who the socket belongs to, whoever accepted it. Parts of the kernel read in interrupts. */
 SEC("tp_btf/tcp_rcv_space_adjust")
 int BPF_PROG(flowtag_reader, struct sock *sk)
 {
-	struct observe_socket *socket = make_socket(sk);
-
-	if (socket)
-		owned_by_current(socket, OBSERVE_USER);
+	if (is_locked_by_user(sk))
+		used(sk);
 	return 0;
 }
 
@@ -111,13 +175,8 @@ int BPF_PROG(flowtag_reader, struct sock *sk)
 SEC("tp_btf/sock_send_length")
 int BPF_PROG(flowtag_writer, struct sock *sk, int ret, int flags)
 {
-	struct observe_socket *socket;
-
-	if (ret <= 0 || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
-		return 0;
-	socket = make_socket(sk);
-	if (socket)
-		owned_by_current(socket, OBSERVE_USER);
+	if (ret > 0 && (sk->__sk_common.skc_family == AF_INET || sk->__sk_common.skc_family == AF_INET6))
+		used(sk);
 	return 0;
 }
 
@@ -155,10 +214,25 @@ int BPF_PROG(flowtag_error, struct sock *sk)
 	return 0;
 }
 
-SEC("tp_btf/tcp_retransmit_synack")
-int BPF_PROG(flowtag_synack, struct sock *sk, struct request_sock *req)
+/* A socket of the Internet that is behind an open file; NULL: none. */
+static __always_inline struct sock *internet_socket(struct file *file)
 {
-	return 0;
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *sk;
+
+	if (!socket)
+		return NULL;
+	sk = socket->sk;
+	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+		return NULL;
+	return sk;
+}
+
+/* Of several that hold a socket the first, which is the oldest; but the first process of all (as systemd) keeps sockets for
+ * others. */
+static __always_inline bool is_better_holder(const struct observe_socket *socket)
+{
+	return socket->source < OBSERVE_HOLDER || (socket->source == OBSERVE_HOLDER && socket->owner.pid == 1);
 }
 
 /* Whoever holds a socket, of those whose owner nobody knows better: sockets that were open before. */
@@ -168,21 +242,16 @@ int flowtag_holders(struct bpf_iter__task_file *ctx)
 	struct task_struct *task = ctx->task;
 	struct observe_socket *socket;
 	struct file *file = ctx->file;
-	struct socket *held;
 	struct sock *sk;
 
 	if (!task || !file)
 		return 0;
-	held = bpf_sock_from_file(file);
-	if (!held)
-		return 0;
-	sk = held->sk;
-	if (!sk || (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6))
+	sk = internet_socket(file);
+	if (!sk || !is_wanted_netns(netns_of(sk)))
 		return 0;
 	socket = make_socket(sk);
-	/* Of several that hold it, the first, which is the oldest. */
-	if (socket && socket->source < OBSERVE_HOLDER)
-		set_owner(socket, task, BPF_CORE_READ(task, cgroups, dfl_cgrp, kn, id), OBSERVE_HOLDER);
+	if (socket && is_better_holder(socket))
+		set_owner(socket, task, OBSERVE_HOLDER);
 	return 0;
 }
 

@@ -22,11 +22,13 @@ struct retrans_event {
 	__u32 seq;	/* of the first byte, relative to nothing: as on the wire, host order */
 	__u32 length;	/* bytes of payload */
 	__u32 segments; /* a GSO packet is several */
-	__u32 rtt;	/* smoothed, µs */
-	__u32 cwnd;	/* segments */
-	__s32 error;	/* 0, or minus errno: it could not be sent */
-	__u32 sent;	/* segments with data sent so far */
-	__u32 total;	/* of them, retransmitted */
+	__u32 rtt;	/* smoothed, µs; 0: none yet */
+	__u32 cwnd;	/* segments; 0: there is no congestion window yet */
+	__s32 error;	/* 0, minus errno, or NET_XMIT_*: it could not be sent */
+	__u32 sent;	/* segments that the socket has sent so far, as far as they can be sent again; 0: not known */
+	__u32 total;	/* of them, retransmissions */
+	__u32 spurious; /* of these, how many the receiver said (DSACK) that it had already */
+	__u32 pad;
 };
 
 #endif

@@ -1,14 +1,7 @@
 //! Generated from `crates/kernel/src/probes/retrans/abi.h` by `cargo xtask gen`: change the header, not this file.
 
-#![allow(
-    missing_docs,
-    unreachable_pub,
-    dead_code,
-    unused_imports,
-    non_camel_case_types,
-    non_upper_case_globals,
-    clippy::all
-)]
+#![allow(missing_docs, unreachable_pub, dead_code, unused_imports)]
+#![allow(non_camel_case_types, non_upper_case_globals, clippy::all)]
 
 use crate::mark::abi::*;
 use crate::probes::abi::*;
@@ -62,20 +55,23 @@ pub struct retrans_event {
     pub length: __u32,
     #[doc = " a GSO packet is several"]
     pub segments: __u32,
-    #[doc = " smoothed, µs"]
+    #[doc = " smoothed, µs; 0: none yet"]
     pub rtt: __u32,
-    #[doc = " segments"]
+    #[doc = " segments; 0: there is no congestion window yet"]
     pub cwnd: __u32,
-    #[doc = " 0, or minus errno: it could not be sent"]
+    #[doc = " 0, minus errno, or NET_XMIT_*: it could not be sent"]
     pub error: __s32,
-    #[doc = " segments with data sent so far"]
+    #[doc = " segments that the socket has sent so far, as far as they can be sent again; 0: not known"]
     pub sent: __u32,
-    #[doc = " of them, retransmitted"]
+    #[doc = " of them, retransmissions"]
     pub total: __u32,
+    #[doc = " of these, how many the receiver said (DSACK) that it had already"]
+    pub spurious: __u32,
+    pub pad: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of retrans_event"][::core::mem::size_of::<retrans_event>() - 136usize];
+    ["Size of retrans_event"][::core::mem::size_of::<retrans_event>() - 144usize];
     ["Alignment of retrans_event"][::core::mem::align_of::<retrans_event>() - 8usize];
     ["Offset of field: retrans_event::event"][::core::mem::offset_of!(retrans_event, event) - 0usize];
     ["Offset of field: retrans_event::seq"][::core::mem::offset_of!(retrans_event, seq) - 104usize];
@@ -86,4 +82,6 @@ const _: () = {
     ["Offset of field: retrans_event::error"][::core::mem::offset_of!(retrans_event, error) - 124usize];
     ["Offset of field: retrans_event::sent"][::core::mem::offset_of!(retrans_event, sent) - 128usize];
     ["Offset of field: retrans_event::total"][::core::mem::offset_of!(retrans_event, total) - 132usize];
+    ["Offset of field: retrans_event::spurious"][::core::mem::offset_of!(retrans_event, spurious) - 136usize];
+    ["Offset of field: retrans_event::pad"][::core::mem::offset_of!(retrans_event, pad) - 140usize];
 };
