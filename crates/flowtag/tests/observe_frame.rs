@@ -220,7 +220,7 @@ fn every_probe_is_described() {
             );
             let of = match metric.measure {
                 Measure::Sum(column) | Measure::Seconds(column) => Some(column),
-                Measure::Records => None,
+                Measure::Records | Measure::Distribution => None,
             };
             for column in metric.labels.iter().copied().chain(of) {
                 assert!(names.contains(column), "{}: {name} has no column {column}", metric.name);

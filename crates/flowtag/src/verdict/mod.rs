@@ -12,6 +12,8 @@ pub(crate) use span::{Shares, Span, Way};
 const LOSES: f64 = 0.001;
 /// Round trips longer than the least by this part, and by so many µs, wait in a queue.
 const QUEUES: (f64, f64) = (0.25, 2_000.0);
+/// The same where segments are lost: only a queue that is full loses, and a full one is long.
+const OVERFLOWS: f64 = 0.5;
 /// Part of the time limited by the receiver in which its window was shut, from which on it does not read.
 const SHUT: f64 = 0.3;
 /// Part of a window that arrives in each round trip, from which on the window is what limits. A window that the kernel adjusts
@@ -72,11 +74,12 @@ impl Verdict {
 
     fn of_path(span: &Span) -> Self {
         let least = span.min_rtt.map_or(f64::INFINITY, f64::from);
+        let loses = span.retransmission() >= LOSES || span.shares.timeout > span.shares.network;
         let (part, micros) = QUEUES;
-        if span.queueing > (least * part).max(micros) {
+        if span.queueing > (least * if loses { OVERFLOWS } else { part }).max(micros) {
             return Self::PathQueue;
         }
-        if span.retransmission() >= LOSES || span.shares.timeout > span.shares.network {
+        if loses {
             return Self::Loss;
         }
         Self::Path
@@ -189,6 +192,16 @@ mod tests {
             (
                 "a full queue",
                 Span { retransmitted: 100, queueing: 60_000.0, ..sends(network) },
+                Verdict::PathQueue,
+            ),
+            (
+                "loss, and round trips that vary",
+                Span { retransmitted: 350, queueing: 6_000.0, ..sends(network) },
+                Verdict::Loss,
+            ),
+            (
+                "a queue that does not overflow",
+                Span { queueing: 6_000.0, ..sends(network) },
                 Verdict::PathQueue,
             ),
             ("neither", sends(network), Verdict::Path),

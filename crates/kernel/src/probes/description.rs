@@ -211,4 +211,6 @@ pub enum Measure {
     Sum(&'static str),
     /// The distribution of a column of µs, in seconds.
     Seconds(&'static str),
+    /// What the kernel summed up as distributions, in seconds ([`super::histogram`]).
+    Distribution,
 }

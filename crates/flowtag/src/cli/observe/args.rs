@@ -45,7 +45,7 @@ pub(in crate::cli) struct Watch {
     /// End after this time: `1m`, or a number of seconds
     #[arg(short, long, value_name = "TIME", value_parser = time)]
     pub(super) duration: Option<Duration>,
-    /// Sums by flow, tag, experiment, process, pid, cgroup, unit, user, peer, interface, netns or a column's key in JSON
+    /// Sums by flow, tag, experiment, process, pid, cgroup, unit, user, peer, prefix, interface, netns or a column's key in JSON
     #[arg(long, value_name = "WHAT", value_delimiter = ',')]
     pub(super) by: Vec<String>,
     /// Sums by flow

@@ -66,7 +66,8 @@ impl Shape {
         knows_tags: bool,
     ) -> Result<Self> {
         let asked = watch.by.iter().map(|name| dimension(name, probe)).collect::<Result<Vec<_>>>()?;
-        let by_flow = watch.count || asked.iter().any(|by| matches!(by, Dimension::Flow | Dimension::Peer));
+        let by_flow = watch.count
+            || asked.iter().any(|by| matches!(by, Dimension::Flow | Dimension::Peer | Dimension::Prefix));
         let mut by = if watch.count { vec![Dimension::Flow] } else { asked };
         if by.is_empty() {
             let keys = KEYS.iter().take(if json { KEYS.len() } else { IN_TABLE });

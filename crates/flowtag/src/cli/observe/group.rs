@@ -2,11 +2,13 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use comfy_table::CellAlignment;
 use flowtag_kernel::probes::{Column, Description, Flow, Merge, Record, Unit, Value};
+use ipnet::IpNet;
 use serde_json::{Map, json};
 
 use super::names::unit;
@@ -31,13 +33,15 @@ pub(super) enum Dimension {
     Unit,
     User,
     Peer,
+    /// The peer's network: /64, and /24 of IPv4.
+    Prefix,
     Interface,
     Netns,
     /// Index among the probe's columns.
     Column(usize, &'static str),
 }
 
-const NAMED: [(&str, Dimension); 11] = [
+const NAMED: [(&str, Dimension); 12] = [
     ("flow", Dimension::Flow),
     ("tag", Dimension::Tag),
     ("experiment", Dimension::Experiment),
@@ -47,6 +51,7 @@ const NAMED: [(&str, Dimension); 11] = [
     ("unit", Dimension::Unit),
     ("user", Dimension::User),
     ("peer", Dimension::Peer),
+    ("prefix", Dimension::Prefix),
     ("interface", Dimension::Interface),
     ("netns", Dimension::Netns),
 ];
@@ -91,6 +96,7 @@ impl Dimension {
             Self::Unit => cgroup().as_deref().and_then(unit),
             Self::User => owner.user.map(|user| user.to_string()),
             Self::Peer => context.flow.map(|f| f.remote.addr().to_string()),
+            Self::Prefix => context.flow.map(|f| prefix(f.remote.addr())),
             Self::Interface => context.interface.map(|index| view.names.interface_text(context.netns, index)),
             Self::Netns => context.netns.map(|netns| netns.to_string()),
             Self::Column(index, _) => record.values.get(index).and_then(|value| match value {
@@ -102,6 +108,11 @@ impl Dimension {
         };
         found.unwrap_or_else(|| "-".to_owned())
     }
+}
+
+fn prefix(addr: IpAddr) -> String {
+    let len = if addr.is_ipv4() { 24 } else { 64 };
+    IpNet::new(addr, len).map_or_else(|_| addr.to_string(), |net| net.trunc().to_string())
 }
 
 impl Dimension {
@@ -117,6 +128,7 @@ impl Dimension {
             Self::Unit => &["unit"],
             Self::User => &["user"],
             Self::Peer => &["remote_address"],
+            Self::Prefix => &[],
             Self::Interface => &["interface", "netns"],
             Self::Netns => &["netns"],
             Self::Column(..) => &[],
@@ -363,5 +375,12 @@ mod tests {
             assert_eq!(percent(&row), Value::Real(expected));
         }
         assert_eq!((&row.values[of], row.records), (&Value::Count(100), 3));
+    }
+
+    #[test]
+    fn a_prefix_is_a_64_or_a_24() {
+        for (addr, expected) in [("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("192.0.2.7", "192.0.2.0/24")] {
+            assert_eq!(prefix(addr.parse().unwrap()), expected);
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! `flowtag latency`: four times of TCP, each measured where it passes, and what came of attempts to connect.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
@@ -12,7 +11,6 @@ use flowtag_kernel::probes::{
     self, Context, Description, Options, Record, Session, Unit, Value, connect, delay, request, rtt,
 };
 use flowtag_wire::expression::Expression;
-use ipnet::IpNet;
 use serde_json::{Map, json};
 
 use super::args::{Wanted, Watch};
@@ -83,53 +81,23 @@ impl Latency {
 }
 
 /// What distributions are put together by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    Prefix,
-    Named(Dimension),
-}
-
-impl By {
-    fn parse(name: &str) -> Result<Self> {
-        if name == "prefix" {
-            return Ok(Self::Prefix);
-        }
-        match Dimension::parse(name, &rtt::PROBE) {
-            Ok(Dimension::Interface | Dimension::Column(..)) | Err(_) => bail!(
-                "there are no distributions by {name:?}: choose of flow, tag, experiment, process, pid, cgroup, unit, \
-                 user, peer, prefix, netns"
-            ),
-            Ok(dimension) => Ok(Self::Named(dimension)),
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Prefix => "prefix",
-            Self::Named(dimension) => dimension.name(),
-        }
-    }
-
-    /// What the kernel must tell apart for it.
-    fn part(self) -> &'static str {
-        match self.name() {
-            "experiment" => "tag",
-            "unit" => "cgroup",
-            name => name,
-        }
-    }
-
-    fn of(self, record: &Record, view: &View<'_>) -> String {
-        match self {
-            Self::Named(dimension) => dimension.of(record, view),
-            Self::Prefix => record.context.flow.map_or_else(|| "-".to_owned(), |f| prefix(f.remote.addr())),
-        }
+fn dimension(name: &str) -> Result<Dimension> {
+    match Dimension::parse(name, &rtt::PROBE) {
+        Ok(Dimension::Interface | Dimension::Column(..)) | Err(_) => bail!(
+            "there are no distributions by {name:?}: choose of flow, tag, experiment, process, pid, cgroup, unit, user, peer, \
+             prefix, netns"
+        ),
+        Ok(dimension) => Ok(dimension),
     }
 }
 
-fn prefix(addr: IpAddr) -> String {
-    let len = if addr.is_ipv4() { 24 } else { 64 };
-    IpNet::new(addr, len).map_or_else(|_| addr.to_string(), |net| net.trunc().to_string())
+/// What the kernel must tell apart for it.
+fn part(dimension: Dimension) -> &'static str {
+    match dimension.name() {
+        "experiment" => "tag",
+        "unit" => "cgroup",
+        name => name,
+    }
 }
 
 /// What the kernel must tell apart, so that an expression can choose.
@@ -163,7 +131,7 @@ impl Times {
         let names = Names::new(registry::of_this_host());
         let wanted = self.watch.wanted(&names)?;
         let by = self.by(by)?;
-        let mut parts: Vec<String> = by.iter().map(|by| by.part().to_owned()).collect();
+        let mut parts: Vec<String> = by.iter().map(|by| part(*by).to_owned()).collect();
         parts.extend(needs(wanted.expression()).into_iter().map(str::to_owned));
         parts.push("all".to_owned());
         let probes: Vec<_> =
@@ -185,14 +153,14 @@ impl Times {
         watch::summary(session.losses()?, json)
     }
 
-    fn by(&self, default: &[&str]) -> Result<Vec<By>> {
+    fn by(&self, default: &[&str]) -> Result<Vec<Dimension>> {
         if self.watch.count {
-            return Ok(vec![By::Named(Dimension::Flow)]);
+            return Ok(vec![Dimension::Flow]);
         }
         if self.watch.by.is_empty() {
-            return default.iter().map(|name| By::parse(name)).collect();
+            return default.iter().map(|name| dimension(name)).collect();
         }
-        self.watch.by.iter().map(|name| By::parse(name)).collect()
+        self.watch.by.iter().map(|name| dimension(name)).collect()
     }
 }
 
@@ -289,7 +257,7 @@ fn since(now: &Rows, before: &Rows) -> Rows {
 
 /// How it is printed.
 struct Shown {
-    by: Vec<By>,
+    by: Vec<Dimension>,
     json: bool,
     bars: bool,
     /// How many probes there are.
@@ -406,27 +374,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prefix_is_a_64_or_a_24() {
-        for (addr, expected) in [("2001:db8:1:2:3::4", "2001:db8:1:2::/64"), ("192.0.2.7", "192.0.2.0/24")] {
-            assert_eq!(prefix(addr.parse().unwrap()), expected);
-        }
-    }
-
-    #[test]
     fn bars_are_by_powers_of_two_and_leave_no_gap() {
         let mut times = Histogram::default();
         [0, 70, 100, 127, 300].into_iter().for_each(|us| times.record(us));
         let lines = bars(&times);
         assert_eq!(lines.len(), 10, "{lines:#?}");
         assert!(lines[0].starts_with("      0ns to  1.00us         1 █"), "{lines:#?}");
-        assert_eq!(lines[7], format!("  64.0us to   128us         3 {}", "█".repeat(40)));
-        assert_eq!(lines[8], "   128us to   256us         0");
+        assert_eq!(lines[7], format!("   64.0us to   128us         3 {}", "█".repeat(40)));
+        assert_eq!(lines[8], "    128us to   256us         0");
     }
 
     #[test]
     fn what_distributions_can_be_told_apart_by_is_said() {
-        assert_eq!(By::parse("experiment").unwrap().part(), "tag");
-        assert_eq!(By::parse("prefix").unwrap(), By::Prefix);
-        assert!(By::parse("interface").unwrap_err().to_string().contains("prefix"));
+        assert_eq!(part(dimension("experiment").unwrap()), "tag");
+        assert_eq!(dimension("prefix").unwrap(), Dimension::Prefix);
+        assert!(dimension("interface").unwrap_err().to_string().contains("prefix"));
     }
 }

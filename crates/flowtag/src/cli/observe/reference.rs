@@ -69,7 +69,7 @@ fn metric_row(metric: &Metric) -> String {
     let unit = metric.unit.map_or_else(String::new, |unit| format!("_{unit}"));
     let end = match metric.measure {
         Measure::Records | Measure::Sum(_) => "_total",
-        Measure::Seconds(_) => "",
+        Measure::Seconds(_) | Measure::Distribution => "",
     };
     format!("| `{}{unit}{end}` | {} | {} |\n", metric.name, metric.labels.join(", "), metric.help)
 }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use flowtag_kernel::Error;
 use flowtag_kernel::mark::FlowTable;
-use flowtag_kernel::probes::{Description, Measure, Missing, Options, Scope, Session, Source, own_netns};
+use flowtag_kernel::probes::{Description, Measure, Missing, Options, Scope, Session, own_netns};
 
 use crate::config::{Label, Observe};
 use crate::supervisor::throttle::chain;
@@ -80,8 +80,7 @@ fn options(probe: &Description, config: &Observe) -> Options {
 
 /// Whether the kernel sums up distributions.
 pub(super) fn is_spread(probe: &Description) -> bool {
-    let is_spread = probe.metrics.iter().any(|metric| matches!(metric.measure, Measure::Seconds(_)));
-    is_spread && matches!(probe.source, Source::Rows(_))
+    probe.metrics.iter().any(|metric| matches!(metric.measure, Measure::Distribution))
 }
 
 impl Started {

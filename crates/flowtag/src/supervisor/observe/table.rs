@@ -74,7 +74,7 @@ enum Measured {
     /// This column, divided by this to be in the metric's unit; none: it is a number without a unit, or in its own.
     Sum(usize, Option<f64>),
     /// This column, of µs.
-    Spread(usize),
+    Spread(Option<usize>),
 }
 
 impl Series {
@@ -87,8 +87,9 @@ impl Series {
                 let at = column(name)?;
                 Measured::Sum(at, divisor(metric, probe.columns.get(at)?.unit))
             }
-            // Those that the kernel sums up are not in a column.
-            Measure::Seconds(name) => Measured::Spread(column(name).unwrap_or(usize::MAX)),
+            Measure::Seconds(name) => Measured::Spread(Some(column(name)?)),
+            // The kernel sums it up: it is in no column.
+            Measure::Distribution => Measured::Spread(None),
         };
         let further = [
             (Label::Interface, "interface"),
@@ -145,7 +146,7 @@ impl Series {
                 (Value::Real(x), divisor) => Some(Cell::Real(x / divisor.unwrap_or(1.0))),
                 (Value::None | Value::Text(_), _) => None,
             },
-            Measured::Spread(at) => match record.values.get(at)? {
+            Measured::Spread(at) => match record.values.get(at?)? {
                 Value::Count(micros) => Some(Cell::Spread(Distribution::of(real(*micros) / 1e6))),
                 Value::Real(micros) => Some(Cell::Spread(Distribution::of(micros / 1e6))),
                 Value::None | Value::Text(_) => None,

@@ -117,7 +117,9 @@ mod tests {
     const ORPHAN: u32 = facts::LIFE_ORPHAN;
 
     /// What happened; state before, error, RST received and sent, facts; what is told.
-    const ENDS: &[(&str, u8, i32, [bool; 2], u32, Expected)] = &[
+    type Case = (&'static str, u8, i32, [bool; 2], u32, Expected);
+
+    const ENDS: &[Case] = &[
         ("closed here, then there", state::FIN_WAIT2, 0, NO_RST, FIN, ("FIN", LOCAL)),
         (
             "closed here, and the kernel waits for the rest",

@@ -36,7 +36,7 @@ pub static PROBE: Description = Description {
         unit: Some("seconds"),
         help: "Round-trip times of TCP connections, each sample that the kernel takes of one",
         labels: &[],
-        measure: Measure::Seconds("rtt_us"),
+        measure: Measure::Distribution,
     }],
     settings,
     source: Source::Rows(|loaded| Ok(series(loaded)?.iter().map(histogram::record).collect())),
