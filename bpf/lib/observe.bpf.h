@@ -157,11 +157,10 @@ static __always_inline bool is_locked_by_user(const struct sock *sk)
 	return sk->sk_lock.owned;
 }
 
-/* All of an event but its kind; `event` is not initialised. */
-static __always_inline void fill_event(struct observe_event *event, struct sock *sk, const struct mark_key *key)
+/* All of an event but its kind; `event` is not initialised, `socket` may be NULL. */
+static __always_inline void fill_event_of(struct observe_event *event, struct sock *sk, const struct mark_key *key,
+					  const struct observe_socket *socket)
 {
-	struct observe_socket *socket = find_socket(sk);
-
 	__builtin_memset(event, 0, sizeof(*event));
 	event->time = bpf_ktime_get_ns();
 	event->cookie = bpf_get_socket_cookie(sk);
@@ -175,6 +174,11 @@ static __always_inline void fill_event(struct observe_event *event, struct sock 
 	if (!event->owner.cgroup)
 		event->owner.cgroup = cgroup_of(sk);
 	event->owner.user = sk->sk_uid.val;
+}
+
+static __always_inline void fill_event(struct observe_event *event, struct sock *sk, const struct mark_key *key)
+{
+	fill_event_of(event, sk, key, find_socket(sk));
 }
 
 /* The flow of a TCP socket, if it is one that is wanted: `key` is zero before. */

@@ -12,7 +12,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 
 use crate::lane::{self, Way};
 use crate::report::{Figure, Report};
-use crate::traffic::{self, SERVER};
+use crate::traffic::{self, Connect, SERVER};
 
 const ROUNDS: usize = 21;
 const RUN: Duration = Duration::from_millis(300);
@@ -67,11 +67,11 @@ pub(crate) fn run(report: &mut Report) -> Result<()> {
 fn one(hosts: (&Host, &Host), link: &Link, way: Way) -> Result<Run> {
     let attach = || lane::marker(&link.a.device, way);
     let marker = (way != Way::Nothing).then(|| hosts.0.run(attach)).transpose()?.transpose()?;
-    let Some(marker) = marker else { return rate(hosts, link) };
+    let Some(marker) = marker else { return rate(traffic::connect, hosts, link) };
     let (events, done) = (marker.events()?, AtomicBool::new(false));
     let (run, told) = thread::scope(|scope| {
         let reader = scope.spawn(|| read(events, &done));
-        let run = rate(hosts, link);
+        let run = rate(traffic::connect, hosts, link);
         done.store(true, Ordering::Relaxed);
         (run, reader.join().expect("it does not panic"))
     });
@@ -95,12 +95,12 @@ fn read(events: Events, done: &AtomicBool) -> Result<u64> {
 }
 
 /// Connections a second, made and closed in the time [`RUN`].
-pub(crate) fn per_second(hosts: (&Host, &Host), link: &Link) -> Result<f64> {
-    Ok(rate(hosts, link)?.per_second)
+pub(crate) fn per_second(connect: Connect, hosts: (&Host, &Host), link: &Link) -> Result<f64> {
+    Ok(rate(connect, hosts, link)?.per_second)
 }
 
 /// Connections for the time [`RUN`].
-fn rate((a, b): (&Host, &Host), link: &Link) -> Result<Run> {
+fn rate(connect: Connect, (a, b): (&Host, &Host), link: &Link) -> Result<Run> {
     let to = SocketAddr::from((link.b.ipv6, SERVER));
     let listener = b.run(|| TcpListener::bind(to))??;
     let done = AtomicBool::new(false);
@@ -114,7 +114,7 @@ fn rate((a, b): (&Host, &Host), link: &Link) -> Result<Run> {
         let count = || -> Result<Run> {
             let (mut made, start, before) = (0_u64, Instant::now(), cpu()?);
             while start.elapsed() < RUN {
-                traffic::wait_for_end(&mut traffic::connect(None, to)?);
+                traffic::wait_for_end(&mut connect(None, to)?);
                 made += 1;
             }
             let per_second = made as f64 / start.elapsed().as_secs_f64();

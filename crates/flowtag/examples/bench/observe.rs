@@ -108,7 +108,7 @@ fn programs(report: &mut Report) -> Result<()> {
     let mut port = FIRST;
     let mut connect = || {
         port = if port > 60_000 { FIRST } else { port + CONNECTIONS };
-        traffic::connections(&a, &b, &link, port, CONNECTIONS)
+        traffic::connections_by(traffic::connect_politely, b"", (&a, &b), &link, port, CONNECTIONS)
     };
     let (costs, totals) = cost(&session, f64::from(CONNECTIONS) / 1e3, &mut connect)?;
     let empty = Figure::of(empty_of(&costs)).median;
@@ -207,12 +207,14 @@ fn traffic_loss(report: &mut Report) -> Result<()> {
     row(report, "bulk TCP, Gbit/s", 1, &pairs(&a, &bulk)?);
     let datagrams = || {
         let start = Instant::now();
-        traffic::datagrams(&a, &b, &link, FIRST, DATAGRAMS)?;
+        traffic::datagrams_read(&a, &b, &link, FIRST, DATAGRAMS / 50)?;
         Ok(DATAGRAMS as f64 / start.elapsed().as_secs_f64())
     };
     row(report, "UDP, 100 bytes, datagrams/s", 0, &pairs(&a, &datagrams)?);
-    let connect = || connections::per_second((&a, &b), &link);
-    row(report, "connections/s", 0, &pairs(&a, &connect)?);
+    let connect = || connections::per_second(traffic::connect_politely, (&a, &b), &link);
+    row(report, "connections/s that end in FIN", 0, &pairs(&a, &connect)?);
+    let reset = || connections::per_second(traffic::connect, (&a, &b), &link);
+    row(report, "connections/s that end in RST", 0, &pairs(&a, &reset)?);
     Ok(())
 }
 

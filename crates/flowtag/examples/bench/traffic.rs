@@ -39,12 +39,27 @@ pub(crate) fn iperf(a: &Host, link: &Link, port: u16, args: &[&str]) -> Result<s
 
 /// `count` connections from `first` and the ports after it: a few bytes, then the server closes.
 pub(crate) fn connections(a: &Host, b: &Host, link: &Link, first: u16, count: u16) -> Result<()> {
+    connections_by(connect, b"hello", (a, b), link, first, count)
+}
+
+/// How a connection is opened, which decides how it ends.
+pub(crate) type Connect = fn(Option<SocketAddr>, SocketAddr) -> Result<TcpStream>;
+
+/// As [`connections`], sending `data`; what the server does not read makes it end in RST.
+pub(crate) fn connections_by(
+    connect: Connect,
+    data: &[u8],
+    (a, b): (&Host, &Host),
+    link: &Link,
+    first: u16,
+    count: u16,
+) -> Result<()> {
     let to = SocketAddr::from((link.b.ipv6, SERVER));
     let listener = b.run(|| TcpListener::bind(to))??;
     let server = std::thread::spawn(move || (0..count).try_for_each(|_| listener.accept().map(drop)));
     let one = |n| -> Result<()> {
         let mut stream = connect(Some((link.a.ipv6, first + n).into()), to)?;
-        stream.write_all(b"hello")?;
+        stream.write_all(data)?;
         wait_for_end(&mut stream);
         Ok(())
     };
@@ -63,6 +78,26 @@ pub(crate) fn connect(from: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStr
     }
     socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(to))?;
     Ok(TcpStream::from(socket))
+}
+
+/// A connection that ends in FIN, as most do; its server is left with TIME-WAIT.
+pub(crate) fn connect_politely(from: Option<SocketAddr>, to: SocketAddr) -> Result<TcpStream> {
+    let stream = connect(from, to)?;
+    socket::setsockopt(&stream, sockopt::Linger, &nix::libc::linger { l_onoff: 0, l_linger: 0 })?;
+    Ok(stream)
+}
+
+/// `rounds` times 50 datagrams of 100 bytes there, each read at once: none is dropped.
+pub(crate) fn datagrams_read(a: &Host, b: &Host, link: &Link, port: u16, rounds: usize) -> Result<()> {
+    let to = SocketAddr::from((link.b.ipv6, SERVER));
+    let receiver = b.run(|| UdpSocket::bind(to))??;
+    let sender = a.run(|| UdpSocket::bind((link.a.ipv6, port)))??;
+    sender.connect(to)?;
+    for _ in 0..rounds {
+        (0..50).try_for_each(|_| sender.send(&[0; 100]).map(drop))?;
+        (0..50).try_for_each(|_| receiver.recv(&mut [0; 100]).map(drop))?;
+    }
+    Ok(())
 }
 
 /// Waits until the other end closes.

@@ -1,6 +1,6 @@
 //! Why a connection is not faster: from what the kernel saw of it to a verdict and a line of advice.
 //!
-//! Pure: [`Span`] is what happened between two looks, [`Verdict`] what that means, and [`advice`] what to do about it.
+//! Pure: [`Span`] is what happened between two looks, [`Verdict`] what that means, and [`advice()`] what to do about it.
 
 mod advice;
 mod span;

@@ -71,10 +71,12 @@ static __always_inline void listening(struct sock *sk)
 /* Who closes has held it: better than nothing of a socket that nobody was seen to use. */
 static __always_inline void closing(struct sock *sk)
 {
-	struct observe_socket *socket = find_socket(sk);
+	struct observe_socket *socket;
 
-	if (socket && socket->source <= OBSERVE_HOLDER && is_locked_by_user(sk) &&
-	    !(bpf_get_current_task_btf()->flags & PF_KTHREAD))
+	if (!is_locked_by_user(sk))
+		return;
+	socket = find_socket(sk);
+	if (socket && socket->source <= OBSERVE_HOLDER && !(bpf_get_current_task_btf()->flags & PF_KTHREAD))
 		owned_by_current(socket, OBSERVE_HOLDER);
 }
 
@@ -110,12 +112,12 @@ static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int old
 	event = reserve_event(sizeof(*event));
 	if (!event)
 		return;
-	fill_event(&event->event, sk, &key);
+	socket = find_socket(sk);
+	fill_event_of(&event->event, sk, &key, socket);
 	event->event.kind = LIFE_CLOSED;
 	event->event.state = oldstate;
 	__builtin_memset(&event->socket, 0, sizeof(event->socket));
 	__builtin_memset(&event->tcp, 0, sizeof(event->tcp));
-	socket = find_socket(sk);
 	if (socket)
 		event->socket = *socket;
 	read_end(event, tp, sk, oldstate);
@@ -137,12 +139,20 @@ static __always_inline void changed(struct tcp_sock *tp, struct sock *sk, int ol
 		closing(sk);
 }
 
+/* Of which something is to be remembered or told; others cost a connection nothing. */
+#define TOLD_STATES                                                                                                    \
+	(1 << TCP_SYN_SENT | 1 << TCP_SYN_RECV | 1 << TCP_ESTABLISHED | 1 << TCP_LISTEN | 1 << TCP_FIN_WAIT1 |         \
+	 1 << TCP_LAST_ACK | 1 << TCP_CLOSE)
+
 /* Fires before the state is stored. */
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(flowtag_life, struct sock *sk, int oldstate, int newstate)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	struct tcp_sock *tp;
 
+	if (!(TOLD_STATES >> newstate & 1))
+		return 0;
+	tp = bpf_skc_to_tcp_sock(sk);
 	if (!tp || !is_wanted_netns(netns_of(sk)))
 		return 0;
 	changed(tp, sk, oldstate, newstate);
