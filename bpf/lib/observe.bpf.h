@@ -76,6 +76,9 @@ static __always_inline __u32 word_of_flow(const struct mark_key *key)
 	return value ? value->word : 0;
 }
 
+/* Of enum mark_word: experiment and activity in the label, without the five bits of entropy, and where they are written. */
+#define TAG_OF_WORD 0xf3fefc
+
 static __always_inline bool is_wanted_netns(__u32 netns)
 {
 	return !observe.netns || observe.netns == netns;
@@ -142,11 +145,16 @@ static __always_inline void set_owner(struct observe_socket *socket, const struc
 	known[1] = name[1];
 }
 
-/* The running process uses the socket: only where a system call led here. */
+#define PF_KTHREAD 0x00200000 /* of linux/sched.h, unchanged since 3.12 */
+
+/* The running process uses the socket: only where a system call led here. A thread of the kernel that works for a process
+ * (kTLS, NFS) is the owner only where there is none. */
 static __always_inline void owned_by_current(struct observe_socket *socket, __u8 source)
 {
 	const struct task_struct *task = bpf_get_current_task_btf();
 
+	if (task->flags & PF_KTHREAD && socket->source)
+		return;
 	if (socket->source < source || !is_owner(&socket->owner, task))
 		set_owner(socket, task, source);
 }

@@ -395,7 +395,7 @@ fn slow(cli: &Cli<'_>, bed: &Testbed, storage: &Host, client: &Host) -> Result<(
     server.args(["--server", "--port", &port, "--one-off", "--forceflush"]);
     let mut server = client.spawn(server)?;
     server.wait_for_output("Server listening", Duration::from_secs(20))?;
-    let watching = [&["why", "--duration", "4"][..], &["retrans", "--by", "type,tag"], &["life"]]
+    let watching = [&["why", "--duration", "4"][..], &["retrans", "--by", "type"], &["life"]]
         .map(|args| [args, &["--port", &port]].concat());
     let watching = watching.iter().map(|args| cli.watch(storage, args)).collect::<Result<Vec<_>>>()?;
     let mut transfer = storage.command("iperf3");

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use flowtag_engine::Registry;
 use flowtag_kernel::cgroup::Cgroups;
@@ -10,12 +11,19 @@ use flowtag_kernel::link;
 use flowtag_kernel::probes::own_netns;
 use flowtag_wire::Tag;
 
+/// How long the list of cgroups is believed to be whole.
+const LISTED: Duration = Duration::from_secs(1);
+/// Names of cgroups that are remembered, of those that are gone, too.
+const MAX_CGROUPS: usize = 1 << 16;
+
 /// Looks names up, and reads what is new when it meets a number that it does not know.
 #[derive(Debug)]
 pub(crate) struct Names {
     registry: Cow<'static, Registry>,
     own_netns: Option<u32>,
-    cgroups: RefCell<HashMap<u64, Option<String>>>,
+    /// Those that were looked for, so that what is counted of a cgroup keeps its name when that is gone.
+    cgroups: RefCell<HashMap<u64, String>>,
+    listed: RefCell<Option<(Instant, Option<Cgroups>)>>,
     /// By network namespace and index.
     interfaces: RefCell<HashMap<(Option<u32>, u32), String>>,
 }
@@ -26,6 +34,7 @@ impl Names {
             registry,
             own_netns: own_netns().ok(),
             cgroups: RefCell::default(),
+            listed: RefCell::default(),
             interfaces: RefCell::default(),
         }
     }
@@ -38,14 +47,28 @@ impl Names {
         self.registry.describe(tag)
     }
 
-    /// Path below the root of all cgroups; none where it is gone or not to be seen.
+    /// Path below the root of all cgroups, fit to be printed; none where it is gone or not to be seen.
     pub(crate) fn cgroup(&self, id: u64) -> Option<String> {
         if let Some(known) = self.cgroups.borrow().get(&id) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let path = Cgroups::read().ok().and_then(|all| all.path(id));
-        self.cgroups.borrow_mut().insert(id, path.clone());
-        path
+        let mut listed = self.listed.borrow_mut();
+        if listed.as_ref().is_none_or(|(at, _)| at.elapsed() > LISTED) {
+            *listed = Some((Instant::now(), Cgroups::read().ok()));
+        }
+        let path = listed.as_ref().and_then(|(_, all)| all.as_ref()?.path(id))?;
+        let path = path.replace(|c: char| c.is_control(), "?");
+        let mut known = self.cgroups.borrow_mut();
+        if known.len() == MAX_CGROUPS {
+            known.clear();
+        }
+        known.insert(id, path.clone());
+        Some(path)
+    }
+
+    /// Interfaces may have other names by now.
+    pub(crate) fn refresh(&self) {
+        self.interfaces.borrow_mut().clear();
     }
 
     /// Name of an interface, where its network namespace is our own or somebody told.

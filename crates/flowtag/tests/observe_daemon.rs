@@ -141,7 +141,11 @@ impl Site {
 /// The name of a metric in the classic format.
 fn exposed(metric: &Metric) -> String {
     let unit = metric.unit.map(|unit| format!("_{unit}")).unwrap_or_default();
-    let end = if matches!(metric.measure, Measure::Seconds(_)) { "_count" } else { "_total" };
+    let end = if matches!(metric.measure, Measure::Seconds(_) | Measure::Distribution) {
+        "_count"
+    } else {
+        "_total"
+    };
     format!("{}{unit}{end}", metric.name)
 }
 
@@ -320,7 +324,7 @@ fn names_of_metrics_mean_one_thing_each_and_are_as_prometheus_wants_them() {
     for metric in all {
         assert!(pattern.is_match(metric.name) && !metric.name.ends_with("_total"), "{}", metric.name);
         assert!(!metric.help.ends_with('.') && !metric.help.is_empty(), "{}: {}", metric.name, metric.help);
-        let is_time = matches!(metric.measure, Measure::Seconds(_));
+        let is_time = matches!(metric.measure, Measure::Seconds(_) | Measure::Distribution);
         assert!(!is_time || metric.unit == Some("seconds"), "{} is in seconds", metric.name);
     }
 }

@@ -48,6 +48,15 @@ pub fn root() -> io::Result<PathBuf> {
     })
 }
 
+/// As [`root`], where that is the root of all cgroups of this host.
+///
+/// # Errors
+/// [`io::ErrorKind::Unsupported`] where it is only a part of them, as in a container.
+pub fn whole() -> io::Result<PathBuf> {
+    let root = root()?;
+    if fs::metadata(&root)?.ino() == ROOT_ID { Ok(root) } else { Err(io::ErrorKind::Unsupported.into()) }
+}
+
 /// One cgroup by name, as [`Cgroups::resolve`]. For several, read once.
 ///
 /// # Errors

@@ -82,6 +82,8 @@ struct Shared {
     thread: Option<JoinHandle<Kept>>,
     /// Those that are wanted and do not run.
     down: Vec<&'static str>,
+    /// What a thread left, where none came after it.
+    kept: Option<Kept>,
 }
 
 /// Ends the thread when the service ends.
@@ -123,7 +125,8 @@ impl Observer {
 
     /// What the thread before left, once it has ended.
     fn kept(&self) -> Option<Kept> {
-        self.with(|shared| shared.thread.take()).and_then(|thread| thread.join().ok())
+        let (kept, thread) = self.with(|shared| (shared.kept.take(), shared.thread.take()));
+        thread.and_then(|thread| thread.join().ok()).or(kept)
     }
 }
 
@@ -138,7 +141,13 @@ pub(super) async fn prepare(config: &config::Observe, daemon: &Daemon) -> Result
     let flows = flows.context("cannot share the table of flows")?;
     let load = move || {
         let kept = observer.kept();
-        start::start(&wanted, flows.as_ref()).map(|started| (started, kept))
+        match start::start(&wanted, flows.as_ref()) {
+            Ok(started) => Ok((started, kept)),
+            Err(error) => {
+                observer.with(|shared| shared.kept = kept);
+                Err(error)
+            }
+        }
     };
     let begun = Instant::now();
     // It takes a tenth of a second.
@@ -181,7 +190,10 @@ fn begin(
     let guard = Guard { observer: daemon.observer.clone(), stop: Arc::clone(&stop) };
     let down = started.down();
     let Some(session) = started.session else {
-        daemon.observer.with(|shared| shared.down = down);
+        daemon.observer.with(|shared| {
+            shared.down = down;
+            shared.kept = kept;
+        });
         return Ok((guard, None));
     };
     let (questions, asked) = mpsc::channel();
@@ -194,8 +206,8 @@ fn begin(
     };
     let thread =
         std::thread::Builder::new().name("observe".into()).spawn(run).context("cannot start its thread")?;
-    daemon
-        .observer
-        .with(|shared| *shared = Shared { questions: Some(questions), thread: Some(thread), down });
+    daemon.observer.with(|shared| {
+        *shared = Shared { questions: Some(questions), thread: Some(thread), down, kept: None }
+    });
     Ok((guard, Some(ended)))
 }

@@ -75,8 +75,10 @@ fn in_namespaces(link: &Link, netns: Option<u32>) -> Result<Vec<Iter>> {
         own.into_iter().chain(entered.map(|_| Iter::new(link))).collect::<libbpf_rs::Result<Vec<_>>>()
     };
     // A thread that ends with it takes the change along.
-    let iterators = thread::scope(|scope| scope.spawn(enter).join());
-    let iterators = iterators.map_err(|_| failed(std::io::ErrorKind::Other.into()))?;
+    let iterators = thread::scope(|scope| {
+        thread::Builder::new().spawn_scoped(scope, enter).map(thread::ScopedJoinHandle::join)
+    });
+    let iterators = iterators.map_err(failed)?.map_err(|_| failed(std::io::ErrorKind::Other.into()))?;
     iterators.map_err(|e| failed(crate::to_io(&e)))
 }
 

@@ -83,17 +83,23 @@ pub(super) struct Parts<'a> {
     pub(super) shared: &'a [(&'static str, BorrowedFd<'a>)],
 }
 
+/// Bytes of a ring into which nothing is put.
+const SMALLEST: u32 = 4096;
+/// Programs of which a run more or less changes nothing.
+const HARMLESS: [&str; 4] = ["flowtag_reader", "flowtag_writer", "flowtag_why_ack", "flowtag_why_again"];
+
 impl Loaded {
     /// Loads the programs and attaches those at tracepoints and on the root of all cgroups.
     pub(super) fn load(probe: &'static Description, parts: &Parts<'_>) -> Result<Self> {
         let failed = |source| Error::Load { feature: probe.name, source };
-        let (mut open, missing) = open(probe, parts, &[])?;
+        let (mut open, mut missing) = open(probe, parts, &[])?;
         let object = match open.load() {
             Ok(object) => object,
             // The verifier of this kernel may object to what is only nice to have.
             Err(first) => {
                 let without: Vec<_> = probe.optional.iter().map(|(program, _)| *program).collect();
                 open = self::open(probe, parts, &without)?.0;
+                missing = probe.optional.iter().map(|optional| refused(optional, &first)).collect();
                 open.load().map_err(|_| failed(first))?
             }
         };
@@ -109,7 +115,7 @@ impl Loaded {
             match Hook::of(program.section()) {
                 Some(Hook::Tracepoint(_)) => self.links.push(program.attach_trace().map_err(failed)?),
                 Some(Hook::Cgroup) => {
-                    let root = cgroup::root().and_then(File::open);
+                    let root = cgroup::whole().and_then(File::open);
                     let root =
                         root.map_err(|source| Error::Query { what: "the root of its cgroups", source })?;
                     self.links.push(program.attach_cgroup(root.as_raw_fd()).map_err(failed)?);
@@ -199,10 +205,18 @@ impl Loaded {
         let of = |what: observe_count::Type| self.sum("observe_counts", what);
         Ok(Losses {
             events: of(observe_count::OBSERVE_EVENTS)?,
-            lost: of(observe_count::OBSERVE_LOST)?,
+            lost: of(observe_count::OBSERVE_LOST)? + self.missed()?,
             flows: of(observe_count::OBSERVE_FLOWS)?,
             evicted: of(observe_count::OBSERVE_EVICTED)?,
         })
+    }
+
+    /// How often the kernel left a program out because an interrupt came in the middle of a run of the same program. Those
+    /// that only learn owners, or look at what has been since their last run, lose nothing by it.
+    fn missed(&self) -> Result<u64> {
+        let failed = |source| Error::Query { what: "how often its programs were left out", source };
+        let counts = self.programs().filter(|p| !p.name().to_str().is_some_and(|n| HARMLESS.contains(&n)));
+        counts.map(|p| Ok(hooks::info(p.as_fd()).map_err(failed)?.misses)).sum()
     }
 
     /// The sum over all CPUs of an element of a per-CPU array of 64-bit numbers.
@@ -234,6 +248,13 @@ impl Loaded {
             ));
         }
         Ok(found)
+    }
+}
+
+fn refused((program, consequence): &(&str, &str), error: &libbpf_rs::Error) -> Missing {
+    Missing {
+        hook: format!("what the program {program} takes: {error}"),
+        consequence: (*consequence).to_owned(),
     }
 }
 
@@ -271,7 +292,7 @@ impl<'a> Hook<'a> {
                 let there = kernel.has_struct(&format!("bpf_iter__{what}"));
                 (!there).then(|| format!("the iterator over {what}"))
             }
-            Self::Cgroup => cgroup::root().is_err().then(|| "a mounted cgroup2 file system".to_owned()),
+            Self::Cgroup => cgroup::whole().is_err().then(|| "a mounted cgroup2 file system".to_owned()),
         }
     }
 }
@@ -319,7 +340,7 @@ fn fill(open: &mut OpenObject, parts: &Parts<'_>) -> libbpf_rs::Result<()> {
         if let Some((_, fd)) = parts.shared.iter().find(|(shared, _)| *shared == name) {
             map.reuse_fd(*fd)?;
         } else if name == "observe_events" {
-            map.set_max_entries(parts.ring)?;
+            map.set_max_entries(if parts.settings.events == 0 { SMALLEST } else { parts.ring })?;
         } else if name.ends_with(".rodata.observe") {
             set(&mut map, parts.settings.as_bytes());
         } else if name.ends_with(".rodata.probe") {

@@ -22,6 +22,8 @@ use crate::{Error, Result};
 
 /// Bytes of a probe's ring: 20 ms of three million events a second.
 const RING: u32 = 16 * 1024 * 1024;
+/// Records that are read at a time.
+const MAX_SEEN: usize = 1 << 16;
 /// How long events wait in the ring where it does not become full.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -117,7 +119,8 @@ impl Session {
         shared.push(("observe_sockets", sockets.as_fd()));
         let mut loaded = vec![base];
         for (probe, options) in probes.iter().filter(|(probe, _)| !std::ptr::eq(*probe, &life::PROBE)) {
-            loaded.push(load(probe, true, (probe.settings)(options), &shared)?);
+            let tells = matches!(probe.source, Source::Events(_));
+            loaded.push(load(probe, tells, (probe.settings)(options), &shared)?);
         }
         let seen = Arc::new(Mutex::new(Vec::new()));
         let ring = reader(&loaded, &seen)?;
@@ -224,8 +227,10 @@ fn reader(loaded: &[Loaded], seen: &Arc<Mutex<Vec<(&'static str, Record)>>>) -> 
         let (name, sink) = (loaded.probe().name, Arc::clone(seen));
         let take = move |bytes: &[u8]| {
             let record = decode(bytes).map(|record| (name, record));
-            sink.lock().unwrap_or_else(PoisonError::into_inner).extend(record);
-            0
+            let mut seen = sink.lock().unwrap_or_else(PoisonError::into_inner);
+            seen.extend(record);
+            // Where more comes than is read, whoever reads must be heard of in between.
+            if seen.len() < MAX_SEEN { 0 } else { -libc::EINTR }
         };
         builder.add(map, take).map_err(failed)?;
     }

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Watch {
     expression: Vec<String>,
     /// Only of this owner: EXPERIMENT or EXPERIMENT/ACTIVITY, names or numbers; any: only of some owner
     #[arg(long, value_name = "TAG")]
-    tag: Option<String>,
+    pub(super) tag: Option<String>,
     /// Only of this process
     #[arg(long, value_name = "PID")]
     pid: Option<u32>,
@@ -63,16 +63,21 @@ fn peer(text: &str) -> Result<IpNet, String> {
         .map_err(|_| "neither an address nor a prefix as 2001:db8::/32".to_owned())
 }
 
+const SHORTEST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(365 * 86400);
+
 /// A number alone is of seconds, as other tools of this kind have it.
 pub(super) fn time(text: &str) -> Result<Duration, String> {
     let seconds = || text.parse().ok().and_then(|s: f64| Duration::try_from_secs_f64(s).ok());
     let time = seconds().map_or_else(|| humantime::parse_duration(text).map_err(|e| e.to_string()), Ok)?;
-    if time < Duration::from_millis(10) { Err("at least 10ms".to_owned()) } else { Ok(time) }
+    if (SHORTEST..=LONGEST).contains(&time) { Ok(time) } else { Err("from 10ms to 365d".to_owned()) }
 }
 
 /// Which records are wanted, beyond what the kernel's programs leave out by themselves.
 #[derive(Debug)]
 pub(super) struct Wanted {
+    /// What the command line says.
+    always: Expression,
     expression: Expression,
 }
 
@@ -109,7 +114,8 @@ impl Watch {
         });
         let cgroup = self.cgroup.as_deref().map(|path| Expression::Cgroup(below_root(path)));
         let all = [tag.transpose()?, self.pid.map(Expression::Pid), cgroup];
-        Ok(Wanted { expression: all.into_iter().flatten().fold(expression, Expression::and) })
+        let expression = all.into_iter().flatten().fold(expression, Expression::and);
+        Ok(Wanted { always: expression.clone(), expression })
     }
 }
 
@@ -160,12 +166,15 @@ fn all_netns() -> impl Iterator<Item = u32> {
 }
 
 impl Wanted {
-    /// Another expression in place of the one before.
+    /// Another expression in place of the one before, beside what the command line says.
     ///
     /// # Errors
     /// One that cannot be read.
-    pub(super) fn expect(&mut self, text: &str) -> Result<()> {
-        self.expression = text.parse().with_context(|| format!("cannot read the expression {text:?}"))?;
+    pub(super) fn expect(&mut self, text: &str, names: &Names) -> Result<()> {
+        let whose = |text: &str| whose(text, names.registry());
+        let more = Expression::parse_with(text, &whose);
+        let more = more.with_context(|| format!("cannot read the expression {text:?}"))?;
+        self.expression = self.always.clone().and(more);
         Ok(())
     }
 
@@ -205,5 +214,6 @@ mod tests {
         assert_eq!(time("0.5"), Ok(Duration::from_millis(500)));
         assert_eq!(time("1m"), Ok(Duration::from_secs(60)));
         assert!(time("0").is_err() && time("x").is_err() && time("-1").is_err());
+        assert!(time("1e19").is_err() && time("366d").is_err());
     }
 }

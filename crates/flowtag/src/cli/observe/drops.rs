@@ -30,7 +30,7 @@ const SHORTEST_PLACE: usize = 16;
 
 pub(super) fn run(probe: &'static Description, options: &Options, watch: &Watch, json: bool) -> Result<()> {
     let names = Names::new(registry::of_this_host());
-    let flows = watch::daemon_flows(watch.socket.as_deref());
+    let flows = watch::daemon_flows(watch);
     let shape = Shape::new(probe, options, watch, json, flows.is_some())?;
     let session = watch::start(&watch.scope()?, flows.as_ref(), &[(probe, shape.options())])?;
     for missing in session.missing() {
@@ -43,9 +43,7 @@ pub(super) fn run(probe: &'static Description, options: &Options, watch: &Watch,
     let view = View { names: &names, epoch: probes::wall_clock() };
     let running = Running { loaded, wanted, view, shape, json };
     let hidden = running.watch(&stop, watch.interval.unwrap_or(INTERVAL))?;
-    let mut losses = session.losses()?;
-    losses.lost += drops::missed(loaded)?;
-    summary(losses, &hidden, json)
+    summary(session.losses()?, &hidden, json)
 }
 
 /// What rows are told apart by, and what is shown of them.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use comfy_table::CellAlignment;
+use comfy_table::{CellAlignment, Table};
 use flowtag_kernel::probes::{Column, Description, Flow, Merge, Record, Unit, Value};
 use ipnet::IpNet;
 use serde_json::{Map, json};
@@ -246,9 +246,24 @@ impl Groups {
         self.probe.columns.iter().enumerate().filter(move |(_, c)| is_sum(c))
     }
 
-    /// As a table; with a time that the sums are of, also what they are per second.
+    /// As a table; with a time that the sums are of, also what they are per second. Columns that matter less are left out
+    /// where the terminal has no room for them.
     pub(super) fn print(&self, over: Option<Duration>) -> Result<()> {
-        let shown = || self.merged().filter(|(_, c)| c.rank != Column::HIDDEN);
+        let mut shown: Vec<_> = self.merged().filter(|(_, c)| c.rank != Column::HIDDEN).collect();
+        loop {
+            let table = self.table(over, &shown);
+            let width = output::table_lines(&table).iter().map(|line| line.chars().count()).max();
+            let highest = shown.iter().map(|(_, c)| c.rank).max().filter(|rank| *rank > 0);
+            let last = highest.and_then(|rank| shown.iter().rposition(|(_, c)| c.rank == rank));
+            match last {
+                Some(last) if width > Some(table::terminal_width()) => drop(shown.remove(last)),
+                _ => return output::print_table(&table),
+            }
+        }
+    }
+
+    fn table(&self, over: Option<Duration>, columns: &[(usize, &'static Column)]) -> Table {
+        let shown = || columns.iter().copied();
         let rates = || over.into_iter().flat_map(|over| self.bytes().map(move |(n, c)| (n, c, over)));
         let mut header: Vec<_> = self.by.iter().map(|d| d.name().to_uppercase().replace('_', " ")).collect();
         header.extend(self.counts_events.then(|| "EVENTS".to_owned()));
@@ -268,7 +283,7 @@ impl Groups {
                 column.set_cell_alignment(CellAlignment::Right);
             }
         }
-        output::print_table(&table)
+        table
     }
 
     /// What a row is of, a flow as short as its room.

@@ -103,7 +103,7 @@ fn part(dimension: Dimension) -> &'static str {
 /// What the kernel must tell apart, so that an expression can choose.
 fn needs(expression: &Expression) -> Vec<&'static str> {
     match expression {
-        Expression::Any | Expression::Protocol(_) | Expression::Interface(_) => Vec::new(),
+        Expression::Any | Expression::Protocol(_) | Expression::Interface(_) => Vec::new(), // of interfaces: refused before
         Expression::Net(..) | Expression::Ports(..) | Expression::Ipv4 | Expression::Ipv6 => vec!["flow"],
         Expression::Tagged | Expression::Tag(_) | Expression::Experiment(_) => vec!["tag"],
         Expression::Pid(_) => vec!["pid"],
@@ -136,7 +136,7 @@ impl Times {
         parts.push("all".to_owned());
         let probes: Vec<_> =
             wanted_probes.iter().map(|p| (*p, Options::new(parts.iter().cloned()))).collect();
-        let flows = watch::daemon_flows(self.watch.socket.as_deref());
+        let flows = watch::daemon_flows(&self.watch);
         let session = watch::start(&self.watch.scope()?, flows.as_ref(), &probes)?;
         for missing in session.missing() {
             eprintln!(
@@ -249,7 +249,8 @@ fn record_of(context: &Context) -> Record {
 fn since(now: &Rows, before: &Rows) -> Rows {
     let difference = |(key, row): (&_, &Row)| {
         let old = before.get(key).cloned().unwrap_or_default();
-        let row = Row { times: row.times.since(&old.times), skipped: row.skipped - old.skipped };
+        let row =
+            Row { times: row.times.since(&old.times), skipped: row.skipped.saturating_sub(old.skipped) };
         (row.times.count() > 0 || row.skipped > 0).then(|| (Clone::clone(key), row))
     };
     now.iter().filter_map(difference).collect()

@@ -39,7 +39,7 @@ impl Watched {
     pub(super) fn start(watch: &Watch) -> Result<Self> {
         let names = Names::new(registry::of_this_host());
         let wanted = watch.wanted(&names)?;
-        let flows = daemon_flows(watch.socket.as_deref());
+        let flows = daemon_flows(watch);
         // No event goes through the ring.
         let scope = Scope { ring: 4096, ..watch.scope()? };
         let session = super::watch::start(&scope, flows.as_ref(), &[(&why::PROBE, Options::default())])?;
@@ -83,7 +83,7 @@ impl Watched {
 
     /// Only connections that match this expression from now on.
     pub(super) fn filter(&mut self, text: &str) -> Result<()> {
-        self.wanted.expect(text)
+        self.wanted.expect(text, &self.names)
     }
 
     pub(super) fn view(&self) -> View<'_> {

@@ -9,16 +9,20 @@ use super::names::Names;
 use super::watch::{self, Rows};
 
 pub(super) fn run(probe: &'static Description, options: Options, watch: &Watch, json: bool) -> Result<()> {
-    let rows = Rows { by: Some(Dimension::Process), choose, has_rates: true };
+    let rows = Rows { by: Some(Dimension::Process), learn, choose, has_rates: true };
     watch::run_with(probe, options, watch, json, rows)
 }
 
-/// A flow once, unless it is told at which interface.
-fn choose(session: &Session, names: &Names, rows: Vec<Record>, by: &[Dimension]) -> Result<Vec<Record>> {
+fn learn(session: &Session, names: &Names) -> Result<()> {
     for (netns, index, name) in
         session.probe(top::PROBE.name).map_or_else(|| Ok(Vec::new()), top::interfaces)?
     {
         names.learn_interface(Some(netns), index, name);
     }
-    Ok(if by.contains(&Dimension::Interface) { rows } else { top::once(rows) })
+    Ok(())
+}
+
+/// A flow once, unless it is told at which interface.
+fn choose(rows: Vec<Record>, by: &[Dimension]) -> Vec<Record> {
+    if by.contains(&Dimension::Interface) { rows } else { top::once(rows) }
 }

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,21 +33,22 @@ const INTERVAL: Duration = Duration::from_secs(5);
 const LEARN: Duration = Duration::from_secs(1);
 
 /// From all rows, and what they are summed by, to those that count.
-type Choose = fn(&Session, &Names, Vec<Record>, &[Dimension]) -> Result<Vec<Record>>;
 
 /// What a command has beyond those of other probes that sum up in the kernel.
 pub(super) struct Rows {
     /// What sums are by where nobody says; none: by all columns that tell rows apart.
     pub(super) by: Option<Dimension>,
-    /// Of all rows those that count.
-    pub(super) choose: Choose,
+    /// Takes over names that the probe knows.
+    pub(super) learn: fn(&Session, &Names) -> Result<()>,
+    /// Of rows, as they are or as they have grown, those that count.
+    pub(super) choose: fn(Vec<Record>, &[Dimension]) -> Vec<Record>,
     /// Whether bytes are also told per second.
     pub(super) has_rates: bool,
 }
 
 impl Default for Rows {
     fn default() -> Self {
-        Self { by: None, choose: |_, _, rows, _| Ok(rows), has_rates: false }
+        Self { by: None, learn: |_, _| Ok(()), choose: |rows, _| rows, has_rates: false }
     }
 }
 
@@ -66,7 +66,7 @@ pub(super) fn run_with(
     let names = Names::new(registry::of_this_host());
     let wanted = watch.wanted(&names)?;
     let by = dimensions(probe, watch)?;
-    let flows = daemon_flows(watch.socket.as_deref());
+    let flows = daemon_flows(watch);
     let session = start(&watch.scope()?, flows.as_ref(), &[(probe, options)])?;
     for missing in session.missing() {
         eprintln!("flowtag: not known here: {} (this kernel lacks {})", missing.consequence, missing.hook);
@@ -147,9 +147,16 @@ fn dimensions(probe: &'static Description, watch: &Watch) -> Result<Vec<Dimensio
 }
 
 /// The table of the daemon that runs, which knows tags; none without a daemon, or where we may not look.
-pub(super) fn daemon_flows(socket: Option<&Path>) -> Option<FlowTable> {
+pub(super) fn daemon_flows(watch: &Watch) -> Option<FlowTable> {
+    let socket = watch.socket.as_deref();
     let status: Result<Status> = block_on(async { Client::connect(socket).await?.get("/v1/status").await });
-    FlowTable::from_id(status.ok()?.flow_table?)
+    let table = status.ok().and_then(|status| FlowTable::from_id(status.flow_table?));
+    if table.is_none() && watch.tag.is_some() {
+        eprintln!(
+            "flowtag: no tag is known, so nothing will match --tag: no daemon that marks, or no right to its table"
+        );
+    }
+    table
 }
 
 /// When to end: told by a signal, or after a time.
@@ -239,9 +246,10 @@ impl Running<'_> {
                 self.event(&record, &mut groups, lines.as_mut())?;
             }
             if is_due {
-                next = next.zip(self.watch.interval).map(|(at, i)| at + i);
-                self.print(&groups, Some(Span::Last(last.elapsed())))?;
-                last = Instant::now();
+                let over = last.elapsed();
+                last += over;
+                next = next.zip(self.watch.interval).map(|(at, i)| (at + i).max(last));
+                self.print(&groups, Some(Span::Last(over)))?;
                 groups.clear();
             }
             if is_last {
@@ -262,7 +270,10 @@ impl Running<'_> {
         if !self.wanted.wants(&record.context, self.view.names) {
             return Ok(());
         }
-        groups.add(record, &self.view);
+        // In JSON each event is told, and nothing is added up.
+        if lines.is_none() || !self.json {
+            groups.add(record, &self.view);
+        }
         lines.map_or(Ok(()), |lines| lines.print(record))
     }
 
@@ -283,16 +294,18 @@ impl Running<'_> {
         loop {
             let is_last = self.stop.is_now();
             if is_last || Instant::now() >= next {
-                next += interval;
-                let rows = self.read(&by)?;
-                let difference = seen.difference(self.probe, &rows);
+                let rows = self.read()?;
+                let over = last.elapsed();
+                last += over;
+                next = (next + interval).max(last);
                 let is_all = is_last && !self.json;
-                let span = if is_all { Span::All(begin.elapsed()) } else { Span::Last(last.elapsed()) };
+                let span = if is_all { Span::All(begin.elapsed()) } else { Span::Last(over) };
+                let difference = seen.difference(self.probe, rows.clone());
+                let told = (self.rows.choose)(if is_all { rows } else { difference }, &by);
                 let mut groups = Groups::new(self.probe, by.clone(), false);
-                let told = if is_all { &rows } else { &difference };
-                told.iter().for_each(|record| groups.add(record, &self.view));
+                let wanted = |r: &&Record| self.wanted.wants(&r.context, self.view.names);
+                told.iter().filter(wanted).for_each(|record| groups.add(record, &self.view));
                 self.print(&groups, Some(span))?;
-                last = Instant::now();
             }
             if is_last {
                 return Ok(());
@@ -301,13 +314,11 @@ impl Running<'_> {
         }
     }
 
-    /// Rows that are wanted, with what has been learned of their owners.
-    fn read(&self, by: &[Dimension]) -> Result<Vec<Record>> {
+    /// All rows, with what has been learned of their owners.
+    fn read(&self) -> Result<Vec<Record>> {
         self.owners.again()?;
-        let rows = self.session.rows()?.into_iter().map(|(_, record)| record).collect();
-        let mut rows = (self.rows.choose)(self.session, self.view.names, rows, by)?;
-        rows.retain(|record| self.wanted.wants(&record.context, self.view.names));
-        Ok(rows)
+        (self.rows.learn)(self.session, self.view.names)?;
+        Ok(self.session.rows()?.into_iter().map(|(_, record)| record).collect())
     }
 
     fn print(&self, groups: &Groups, span: Option<Span>) -> Result<()> {
@@ -334,7 +345,7 @@ impl Running<'_> {
 }
 
 /// What tells a row from all others, however much becomes known of its owner.
-#[derive(Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Identity {
     netns: Option<u32>,
     interface: Option<u32>,
@@ -365,13 +376,12 @@ struct Seen(HashMap<Identity, Vec<probes::Value>>);
 
 impl Seen {
     /// What came since; rows whose sums are as they were are left out.
-    fn difference(&mut self, probe: &Description, rows: &[Record]) -> Vec<Record> {
+    fn difference(&mut self, probe: &Description, rows: Vec<Record>) -> Vec<Record> {
         let sums = || probe.columns.iter().enumerate().filter(|(_, c)| c.merge == Merge::Sum).map(|(n, _)| n);
         let has_sums = sums().next().is_some();
         let mut changed = Vec::new();
-        for record in rows {
-            let mut new = record.clone();
-            let before = self.0.insert(Identity::of(probe, record), record.values.clone());
+        for (identity, mut new) in united(probe, rows) {
+            let before = self.0.insert(identity, new.values.clone());
             let mut is_same = has_sums;
             for n in sums() {
                 let Some(probes::Value::Count(now)) = new.values.get_mut(n) else { continue };
@@ -384,6 +394,28 @@ impl Seen {
         }
         changed
     }
+}
+
+/// Rows that nothing tells apart are one: what is of no flow, and what had no room.
+fn united(probe: &Description, rows: Vec<Record>) -> Vec<(Identity, Record)> {
+    let mut all: Vec<(Identity, Record)> = Vec::with_capacity(rows.len());
+    let mut places: HashMap<Identity, usize> = HashMap::with_capacity(rows.len());
+    for record in rows {
+        let identity = Identity::of(probe, &record);
+        let Some((_, first)) = places.get(&identity).and_then(|n| all.get_mut(*n)) else {
+            places.insert(identity.clone(), all.len());
+            all.push((identity, record));
+            continue;
+        };
+        for ((sum, more), column) in first.values.iter_mut().zip(record.values).zip(probe.columns) {
+            if let (Merge::Sum, probes::Value::Count(sum), probes::Value::Count(more)) =
+                (column.merge, sum, more)
+            {
+                *sum += more;
+            }
+        }
+    }
+    all
 }
 
 /// Prints a line for each event.

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use flowtag_kernel::Error;
 use flowtag_kernel::mark::FlowTable;
-use flowtag_kernel::probes::{Description, Measure, Missing, Options, Scope, Session, own_netns};
+use flowtag_kernel::probes::{Description, Measure, Missing, Options, Scope, Session, drops, own_netns};
 
 use crate::config::{Label, Observe};
 use crate::supervisor::throttle::chain;
@@ -62,6 +62,10 @@ fn blamed(error: &Error) -> Option<&'static str> {
 
 /// What the kernel tells apart, of probes that sum up there in distributions.
 fn options(probe: &Description, config: &Observe) -> Options {
+    if probe.name == drops::PROBE.name {
+        let is_by_owner = config.has(Label::Process) || config.has(Label::Unit);
+        return Options::new((!is_by_owner).then(|| drops::NO_OWNERS.to_owned()));
+    }
     if !is_spread(probe) {
         return Options::default();
     }

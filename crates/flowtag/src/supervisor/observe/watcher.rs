@@ -80,7 +80,8 @@ impl Watcher {
                 let _ = question.send(self.observed()); // whoever asked may have gone
             }
             if named.elapsed() > NAMES {
-                (self.names, named) = (fresh_names(), Instant::now());
+                self.names.refresh();
+                named = Instant::now();
             }
         }
         self.keep()

@@ -28,6 +28,16 @@ struct {
 	__type(value, struct connect_call);
 } connect_calls SEC(".maps");
 
+/* The application may have taken it the moment before: then it is the one that was reported. */
+static __always_inline __u32 error_of(struct sock *sk)
+{
+	struct observe_socket *socket = find_socket(sk);
+
+	if (sk->sk_err || !socket)
+		return sk->sk_err;
+	return socket->error;
+}
+
 static __always_inline void emit_attempt(struct tcp_sock *tp, __u16 kind, __u64 since)
 {
 	struct mark_key key __attribute__((aligned(8))) = {};
@@ -43,14 +53,14 @@ static __always_inline void emit_attempt(struct tcp_sock *tp, __u16 kind, __u64 
 	event->event.kind = kind;
 	event->waited = since ? event->event.time - since : 0;
 	event->retries = tp->total_retrans;
-	event->error = kind == CONNECT_FAILED ? sk->sk_err : 0;
+	event->error = kind == CONNECT_FAILED ? error_of(sk) : 0;
 	submit_event(event);
 }
 
 /* A connection that the application gives up has no error by then, nor has one that no port or no memory was left for. */
 static __always_inline __u16 failure_of(struct tcp_sock *tp)
 {
-	if (tp->inet_conn.icsk_inet.sk.sk_err)
+	if (error_of(&tp->inet_conn.icsk_inet.sk))
 		return CONNECT_FAILED;
 	return tp->segs_out ? CONNECT_ABORTED : CONNECT_UNSENT;
 }
@@ -142,8 +152,10 @@ static __always_inline int called(struct bpf_sock *sock, struct mark_key *key, _
 	if (!is_wanted_netns(netns_of(sk)) || !is_wanted_flow(key))
 		return 1;
 	call = bpf_sk_storage_get(&connect_calls, tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!call)
+	if (!call) {
+		count(OBSERVE_EVICTED);
 		return 1;
+	}
 	emit_unsent(call);
 	fill_call(call, sk, key);
 	return 1;

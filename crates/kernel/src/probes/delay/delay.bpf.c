@@ -42,6 +42,8 @@ int BPF_PROG(flowtag_delay_arrived, struct sock *sk, struct sk_buff *skb)
 	if (!tp || !brings_next_data(tp, skb))
 		return 0;
 	socket = bpf_sk_storage_get(&delay_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!socket)
+		count(OBSERVE_EVICTED);
 	if (!socket || socket->arrived)
 		return 0;
 	socket->seq = tp->rcv_nxt;

@@ -9,6 +9,8 @@ struct drops_settings {
 	__u32 has_socket; /* 1: the fourth is the receiving socket, or NULL (Linux 6.11) */
 	__u32 flows;	  /* 1: rows are told apart by flow, too */
 	__u32 stacks;	  /* 1: and by who called whom */
+	__u32 owners;	  /* 1: and by process and cgroup */
+	__u32 pad;
 };
 
 enum drops_limits {
@@ -27,7 +29,7 @@ struct drops_key {
 	__u32 reason;	      /* enum skb_drop_reason of the running kernel */
 	__u32 netns;	      /* 0: not known */
 	__u32 interface;      /* 0: none, or not known */
-	__u32 word;	      /* enum mark_word of the flow, if the daemon knows it */
+	__u32 word;	      /* enum mark_word of the flow, if the daemon knows it; of a label only the tag */
 	__u32 pid;	      /* who has the socket; 0: no socket, or not known */
 	__s32 stack;	      /* key of drops_stacks; below 0: not asked for, or no room */
 	__be16 ethertype;     /* 0: no packet of a network but a message of a UNIX or netlink socket */

@@ -31,10 +31,13 @@ pub struct drops_settings {
     pub flows: __u32,
     #[doc = " 1: and by who called whom"]
     pub stacks: __u32,
+    #[doc = " 1: and by process and cgroup"]
+    pub owners: __u32,
+    pub pad: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of drops_settings"][::core::mem::size_of::<drops_settings>() - 16usize];
+    ["Size of drops_settings"][::core::mem::size_of::<drops_settings>() - 24usize];
     ["Alignment of drops_settings"][::core::mem::align_of::<drops_settings>() - 4usize];
     ["Offset of field: drops_settings::has_reason"]
         [::core::mem::offset_of!(drops_settings, has_reason) - 0usize];
@@ -42,6 +45,8 @@ const _: () = {
         [::core::mem::offset_of!(drops_settings, has_socket) - 4usize];
     ["Offset of field: drops_settings::flows"][::core::mem::offset_of!(drops_settings, flows) - 8usize];
     ["Offset of field: drops_settings::stacks"][::core::mem::offset_of!(drops_settings, stacks) - 12usize];
+    ["Offset of field: drops_settings::owners"][::core::mem::offset_of!(drops_settings, owners) - 16usize];
+    ["Offset of field: drops_settings::pad"][::core::mem::offset_of!(drops_settings, pad) - 20usize];
 };
 pub mod drops_limits {
     #[allow(unused_imports)]
@@ -71,7 +76,7 @@ pub struct drops_key {
     pub netns: __u32,
     #[doc = " 0: none, or not known"]
     pub interface: __u32,
-    #[doc = " enum mark_word of the flow, if the daemon knows it"]
+    #[doc = " enum mark_word of the flow, if the daemon knows it; of a label only the tag"]
     pub word: __u32,
     #[doc = " who has the socket; 0: no socket, or not known"]
     pub pid: __u32,

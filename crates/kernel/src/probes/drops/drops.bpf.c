@@ -70,6 +70,7 @@ struct {
 /* Numbers of namespaces begin above this (include/linux/proc_ns.h): where an skb holds something else in the place of its
  * device or route, what is read by way of it is no such number. */
 #define FIRST_NAMESPACE 0xefffff00
+#define NAMESPACES 0x08000000 /* and the upper half of an address is beyond */
 
 /* The low bits of _skb_refdst are flags. */
 #define DST_POINTER (~7UL)
@@ -78,7 +79,7 @@ static __always_inline __u32 netns_of_device(struct net_device *dev)
 {
 	__u32 netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
 
-	return netns >= FIRST_NAMESPACE ? netns : 0;
+	return netns - FIRST_NAMESPACE < NAMESPACES ? netns : 0;
 }
 
 /* The device that the packet came from or goes to; NULL: none, or it is in a queue that keeps something else there. */
@@ -110,12 +111,12 @@ static __always_inline void read_socket(struct sock *sk, struct drops_key *key, 
 
 	if (!key->netns)
 		key->netns = BPF_CORE_READ(sk, __sk_common.skc_net.net, ns.inum);
-	if (socket) {
+	if (socket && settings.owners) {
 		key->pid = socket->owner.pid;
 		key->cgroup = socket->owner.cgroup;
 		__builtin_memcpy(process->text, socket->owner.process, sizeof(process->text));
 	}
-	if (!key->cgroup && is_full_socket(sk))
+	if (settings.owners && !key->cgroup && is_full_socket(sk))
 		key->cgroup = cgroup_of(sk);
 }
 
@@ -137,7 +138,7 @@ static __always_inline void remember_names(const struct drops_key *key, struct n
 		bpf_map_update_elem(&drops_interfaces, &interface, &name, BPF_NOEXIST);
 	}
 	if (key->pid)
-		bpf_map_update_elem(&drops_processes, &key->pid, process, BPF_NOEXIST);
+		bpf_map_update_elem(&drops_processes, &key->pid, process, BPF_ANY);
 }
 
 static __always_inline struct drops_sum *other_sum(void)
@@ -195,6 +196,7 @@ static __always_inline bool read_flow(const struct sk_buff *skb, struct drops_ke
 	key->word = word_of_flow(&flow);
 	if (!key->word)
 		key->word = word_of_flow(&reverse);
+	key->word &= TAG_OF_WORD;
 	if (settings.flows)
 		key->flow = flow;
 	return true;

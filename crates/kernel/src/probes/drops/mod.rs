@@ -4,7 +4,6 @@ pub mod abi;
 mod reason;
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
 
 use zerocopy::IntoBytes;
 
@@ -14,10 +13,9 @@ use self::abi::{drops_interface, drops_key, drops_limits, drops_name, drops_sett
 use super::record::{self, Context, Flow, Owner, Record, Value};
 use super::{Column, Description, Flag, Loaded, Measure, Metric, Options, Source, Unit};
 use crate::btf::Vmlinux;
-use crate::features::hooks;
 use crate::kallsyms::{self, Symbol};
 use crate::mark::{self, Mark};
-use crate::{Error, Result, link};
+use crate::{Result, link};
 
 const TRACEPOINT: &str = "kfree_skb";
 /// Where the tracepoint has the reason, on every kernel that has it.
@@ -73,6 +71,9 @@ pub static PROBE: Description = Description {
     source: Source::Rows(losses_only),
 };
 
+/// Rows are not told apart by process and cgroup, of which there is no end in a long time.
+pub const NO_OWNERS: &str = "no-owners";
+
 fn settings(options: &Options) -> Vec<u8> {
     let kernel = Vmlinux::get();
     let reason = kernel.and_then(|k| k.argument_of_enum(TRACEPOINT, "skb_drop_reason"));
@@ -82,6 +83,8 @@ fn settings(options: &Options) -> Vec<u8> {
         has_socket: (reason == Some(REASON_ARGUMENT) && arguments > REASON_ARGUMENT + 1).into(),
         flows: options.has("flows").into(),
         stacks: options.has("stack").into(),
+        owners: (!options.has(NO_OWNERS)).into(),
+        pad: 0,
     };
     settings.as_bytes().to_vec()
 }
@@ -111,16 +114,6 @@ pub fn rows(loaded: &Loaded) -> Result<Vec<Row>> {
     let other: Vec<(u32, drops_sum)> = sums(loaded.entries("drops_other")?);
     rows.extend(other.iter().filter(|(_, sum)| sum.packets > 0).map(|(_, sum)| other_row(sum)));
     Ok(rows)
-}
-
-/// Drops that were not counted: the kernel does not let a program interrupt itself.
-///
-/// # Errors
-/// [`Error::Query`] where the kernel refuses.
-pub fn missed(loaded: &Loaded) -> Result<u64> {
-    let failed = |source| Error::Query { what: "how often its programs were left out", source };
-    let misses = loaded.programs().map(|p| hooks::info(p.as_fd()).map(|info| info.misses));
-    misses.sum::<std::io::Result<u64>>().map_err(failed)
 }
 
 /// Of all CPUs together.

@@ -41,8 +41,6 @@ struct {
 } histogram_times SEC(".maps");
 
 #define HISTOGRAM_UNWANTED 0xffffffff
-/* Experiment and activity in a flow label, without the five bits of entropy, and where they are written. */
-#define HISTOGRAM_TAG_BITS 0xf3fefc
 /* Jiffies after which a socket is looked up again, as it may have got a tag or another owner: some tenths of a second. */
 #define HISTOGRAM_REFRESH 64
 /* CPUs that may race for a number. */
@@ -158,7 +156,7 @@ static __always_inline void histogram_fill_key(struct sock *sk, const struct mar
 	if (settings.parts & HISTOGRAM_PREFIX)
 		histogram_mask_peer(key->flow.remote_addr);
 	if (settings.parts & HISTOGRAM_TAG)
-		key->word = word_of_flow(flow) & HISTOGRAM_TAG_BITS;
+		key->word = word_of_flow(flow) & TAG_OF_WORD;
 	if (settings.parts & HISTOGRAM_NETNS)
 		key->netns = netns_of(sk);
 	histogram_owner(sk, &key->owner);

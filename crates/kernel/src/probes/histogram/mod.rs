@@ -145,7 +145,8 @@ impl Histogram {
             seen += n;
             seen >= rank
         });
-        found.map(|bucket| middle(bucket).clamp(least, most))
+        // Not `clamp`: in a copy that is taken while a sample is added the least may be above the most.
+        found.map(|bucket| middle(bucket).max(least).min(most))
     }
 
     /// Counts up to each bound, in seconds: 1-2-5 from 10 µs to 10 s. What is above is in [`Self::count`]. A time counts as

@@ -21,8 +21,6 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
-#define PF_KTHREAD 0x00200000 /* of linux/sched.h, unchanged since 3.12 */
-
 static __always_inline void opened(struct sock *sk, __u8 flag)
 {
 	struct observe_socket *socket = make_socket(sk);
@@ -73,10 +71,11 @@ static __always_inline void closing(struct sock *sk)
 {
 	struct observe_socket *socket;
 
-	if (!is_locked_by_user(sk))
+	/* What others end (`ss -K`, a RST that waited for the lock) has an error; what was closed before is dead. */
+	if (!is_locked_by_user(sk) || sk->sk_err || sk->__sk_common.skc_flags >> SOCK_DEAD & 1)
 		return;
 	socket = find_socket(sk);
-	if (socket && socket->source <= OBSERVE_HOLDER && !(bpf_get_current_task_btf()->flags & PF_KTHREAD))
+	if (socket && socket->source <= OBSERVE_HOLDER)
 		owned_by_current(socket, OBSERVE_HOLDER);
 }
 

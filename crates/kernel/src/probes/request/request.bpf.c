@@ -65,10 +65,12 @@ static __always_inline struct request_socket *request_socket(struct tcp_sock *tp
 	if (socket)
 		return socket;
 	socket = bpf_sk_storage_get(&request_sockets, tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (socket) {
-		socket->written = tp->write_seq;
-		socket->asks = is_client(tp);
+	if (!socket) {
+		count(OBSERVE_EVICTED);
+		return NULL;
 	}
+	socket->written = tp->write_seq;
+	socket->asks = is_client(tp);
 	return socket;
 }
 
@@ -90,13 +92,16 @@ static __always_inline void skip(struct request_socket *socket, struct tcp_sock 
 
 /* Of the round trip the shortest of late: the smoothed one has the time in it that the other end held an ACK back for,
  * hoping for the very reply. */
+#define NO_RTT (~0U) /* none was measured yet */
+
 static __always_inline void reply_came(struct request_socket *socket, struct tcp_sock *tp, __u64 now)
 {
 	__u64 us = (now - socket->sent) / USEC_IN_NS;
 	__u32 rtt = tp->rtt_min.s[0].v;
 
 	add_time(socket, tp, REQUEST_ANSWER, us);
-	add_time(socket, tp, REQUEST_PEER, us > rtt ? us - rtt : 0);
+	if (rtt != NO_RTT)
+		add_time(socket, tp, REQUEST_PEER, us > rtt ? us - rtt : 0);
 }
 
 /* Theirs after ours: a reply for who asks, a request for who is asked. */

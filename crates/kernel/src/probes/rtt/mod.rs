@@ -48,7 +48,7 @@ fn can_arm() -> bool {
 }
 
 fn has_cgroups() -> bool {
-    cgroup::root().is_ok()
+    cgroup::whole().is_ok()
 }
 
 /// Asks for samples of all connections that are open by now.

@@ -67,6 +67,8 @@ static __always_inline void measured(struct bpf_sock_ops *ops)
 	socket = bpf_sk_storage_get(&rtt_sockets, tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
 	if (socket)
 		add_sample(socket, tp, rtt ? rtt : latest_rtt(tp));
+	else
+		count(OBSERVE_EVICTED);
 }
 
 /* Others ask for callbacks of their own on the same socket: theirs stay. */

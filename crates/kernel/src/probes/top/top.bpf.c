@@ -369,7 +369,34 @@ static __always_inline struct pending *free_pending(void)
 	return found;
 }
 
-/* The driver's answer comes only after it may have freed the packet. */
+/* A device that stands on another one (bond, VLAN, bridge) hands the same packet on to it, which is sent first. */
+static __always_inline bool is_pending(const struct pending *sent, const struct sk_buff *skb,
+				       const struct net_device *dev)
+{
+	return sent->skb == (__u64)skb && sent->key.interface == (__u32)dev->ifindex &&
+	       sent->key.netns == dev->nd_net.net->ns.inum;
+}
+
+SEC("tp_btf/net_dev_xmit")
+int BPF_PROG(flowtag_sent, struct sk_buff *skb, int rc, struct net_device *dev, unsigned int len)
+{
+	struct pending *sent = NULL;
+
+	for (__u32 i = 0; i < NESTED; i++) {
+		sent = pending_at(i);
+		if (!sent || is_pending(sent, skb, dev))
+			break;
+	}
+	if (!sent || !is_pending(sent, skb, dev))
+		return 0;
+	sent->skb = 0;
+	if (!rc)
+		count_sent(sent, dev);
+	return 0;
+}
+
+/* The driver's answer comes only after it may have freed the packet. Below the end, as it is attached in this order: what
+ * begins before the end is watched would wait for it for ever. */
 SEC("tp_btf/net_dev_start_xmit")
 int BPF_PROG(flowtag_sends, const struct sk_buff *skb, const struct net_device *dev)
 {
@@ -382,24 +409,6 @@ int BPF_PROG(flowtag_sends, const struct sk_buff *skb, const struct net_device *
 		return 0;
 	read_sender(skb, sent);
 	sent->skb = (__u64)skb;
-	return 0;
-}
-
-SEC("tp_btf/net_dev_xmit")
-int BPF_PROG(flowtag_sent, struct sk_buff *skb, int rc, struct net_device *dev, unsigned int len)
-{
-	struct pending *sent = NULL;
-
-	for (__u32 i = 0; i < NESTED; i++) {
-		sent = pending_at(i);
-		if (!sent || sent->skb == (__u64)skb)
-			break;
-	}
-	if (!sent || sent->skb != (__u64)skb)
-		return 0;
-	sent->skb = 0;
-	if (!rc)
-		count_sent(sent, dev);
 	return 0;
 }
 

@@ -320,7 +320,8 @@ int flowtag_why_now(struct bpf_iter__tcp *ctx)
 	__builtin_memset(row, 0, sizeof(*row));
 	fill_event(&row->event, (struct sock *)tp, &key);
 	fill_row(row, tp, flow, state);
-	begin_span(tp, flow);
-	bpf_seq_write(ctx->meta->seq, row, sizeof(*row));
+	/* Where the buffer has no room the kernel comes again. */
+	if (!bpf_seq_write(ctx->meta->seq, row, sizeof(*row)))
+		begin_span(tp, flow);
 	return 0;
 }
