@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, Subcommand};
 use comfy_table::CellAlignment;
 use flowtag_kernel::probes::histogram::{Histogram, Series};
@@ -100,10 +100,19 @@ fn part(dimension: Dimension) -> &'static str {
     }
 }
 
+fn names_interface(expression: &Expression) -> bool {
+    match expression {
+        Expression::Interface(_) => true,
+        Expression::Not(of) => names_interface(of),
+        Expression::And(a, b) | Expression::Or(a, b) => names_interface(a) || names_interface(b),
+        _ => false,
+    }
+}
+
 /// What the kernel must tell apart, so that an expression can choose.
 fn needs(expression: &Expression) -> Vec<&'static str> {
     match expression {
-        Expression::Any | Expression::Protocol(_) | Expression::Interface(_) => Vec::new(), // of interfaces: refused before
+        Expression::Any | Expression::Protocol(_) | Expression::Interface(_) => Vec::new(),
         Expression::Net(..) | Expression::Ports(..) | Expression::Ipv4 | Expression::Ipv6 => vec!["flow"],
         Expression::Tagged | Expression::Tag(_) | Expression::Experiment(_) => vec!["tag"],
         Expression::Pid(_) => vec!["pid"],
@@ -130,6 +139,10 @@ impl Times {
     fn run(self, wanted_probes: &[&'static Description], by: &[&str], json: bool) -> Result<()> {
         let names = Names::new(registry::of_this_host());
         let wanted = self.watch.wanted(&names)?;
+        ensure!(
+            !names_interface(wanted.expression()),
+            "distributions are of no interface: leave it out of the expression"
+        );
         let by = self.by(by)?;
         let mut parts: Vec<String> = by.iter().map(|by| part(*by).to_owned()).collect();
         parts.extend(needs(wanted.expression()).into_iter().map(str::to_owned));

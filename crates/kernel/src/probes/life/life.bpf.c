@@ -218,7 +218,8 @@ int BPF_PROG(flowtag_error, struct sock *sk)
 {
 	struct observe_socket *socket = find_socket(sk);
 
-	if (socket)
+	/* 0: the application was faster. */
+	if (socket && sk->sk_err)
 		socket->error = sk->sk_err;
 	return 0;
 }
