@@ -32,8 +32,6 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// How often owners are looked for, at most.
 const LEARN: Duration = Duration::from_secs(1);
 
-/// From all rows, and what they are summed by, to those that count.
-
 /// What a command has beyond those of other probes that sum up in the kernel.
 pub(super) struct Rows {
     /// What sums are by where nobody says; none: by all columns that tell rows apart.
