@@ -46,7 +46,7 @@ bench: setup ## Measure costs and write docs/performance.md
 
 lint: setup ## Everything a machine can object to
 	$(CARGO) fmt --all --check
-	clang-format --dry-run --Werror $$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h')
+	clang-format --dry-run --Werror $$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h' 'crates/kernel/src/probes/*/abi.h')
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 	$(CARGO) xtask gen --check

@@ -105,7 +105,7 @@ fn losses_only(loaded: &Loaded) -> Result<Vec<Record>> {
 /// All rows, what is no loss among them.
 ///
 /// # Errors
-/// [`Error::Map`] where the kernel refuses.
+/// [`crate::Error::Map`] where the kernel refuses.
 pub fn rows(loaded: &Loaded) -> Result<Vec<Row>> {
     let mut raw: Vec<(drops_key, drops_sum)> = sums(loaded.entries("drops_rows")?);
     raw.extend(sums(loaded.entries("drops_flows")?));
