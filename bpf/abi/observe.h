@@ -11,10 +11,8 @@ struct observe_settings {
 	__u64 peer_mask[2]; /* 0: any */
 	__u64 wake;	    /* bytes in the ring at which the reader is woken; below, it comes by itself */
 	__u32 netns;	    /* number of the only network namespace that is looked at; 0: all */
-	__u32 sends;	    /* 1: whoever sends is looked at, too, to know whose a socket is */
 	__be16 port;	    /* local or remote, network order; 0: any */
 	__u16 events;	    /* 1: events go into the ring; 0: only maps are kept */
-	__u32 pad;
 };
 
 /* Whose a socket is. */

@@ -99,13 +99,12 @@ static __always_inline __u32 netns_of(const struct sock *sk)
 	return sk->__sk_common.skc_net.net->ns.inum;
 }
 
+/* Before 5.15 the member held a tagged pointer, or for cgroup v1 no pointer at all: what is read then is 0 or of no
+ * cgroup that exists. */
 static __always_inline __u64 cgroup_of(const struct sock *sk)
 {
 	return BPF_CORE_READ(sk, sk_cgrp_data.cgroup, kn, id);
 }
-
-/* Before 5.15 the member held a tagged pointer, or for cgroup v1 no pointer at all: what is read then is 0 or of no
- * cgroup that exists. */
 
 static __always_inline struct observe_socket *find_socket(struct sock *sk)
 {

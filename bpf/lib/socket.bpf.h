@@ -6,6 +6,21 @@
 #define AF_INET 2
 #define AF_INET6 10
 
+/* States without a peer, or without a socket. */
+static __always_inline bool is_connected(__u8 state)
+{
+	return state != TCP_LISTEN && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && state != TCP_CLOSE;
+}
+
+/* A request that is being accepted, or what is left of a closed connection, has no more than the beginning of a socket. Read by
+ * way of probe reads: some kernels take a socket for one that cannot be NULL, though it can. */
+static __always_inline bool is_full_socket(const struct sock *sk)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
+}
+
 static __always_inline void copy_address(__u8 to[16], const struct in6_addr *from)
 {
 	__u32 *words = (__u32 *)to;

@@ -5,7 +5,10 @@
 #define FLOWTAG_TCP_BPF_H
 
 #define USEC_PER_SEC 1000000
-#define SOCK_DONE 1 /* bit of sk_flags: a FIN came (enum sock_flags, unchanged since 2.6) */
+#define NSEC_PER_USEC 1000
+#define NO_RTT (~0U)	     /* of a connection that measured none yet */
+#define PENDING_LOSS_PROBE 5 /* ICSK_TIME_LOSS_PROBE of net/inet_connection_sock.h */
+#define SOCK_DONE 1	     /* bit of sk_flags: a FIN came (enum sock_flags, unchanged since 2.6) */
 
 /* TCP_ECN_OK and TCP_ECN_SEEN of net/tcp.h */
 #define ECN_AGREED 1

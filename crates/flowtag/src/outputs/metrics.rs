@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use flowtag_engine::{Counter, FlowView, Registry};
 use flowtag_kernel::mark;
+pub(crate) use flowtag_kernel::probes::histogram::BOUNDS;
 use flowtag_kernel::tcp_info::Sample;
 use flowtag_wire::Tag;
 
@@ -36,12 +37,6 @@ pub(crate) enum Number {
     Real(f64),
     Spread(Box<Distribution>),
 }
-
-/// Upper ends of the intervals of a distribution, in seconds.
-pub(crate) const BOUNDS: [f64; 19] = [
-    1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
-    10.0,
-];
 
 /// How often times came that are in each of the intervals of [`BOUNDS`], and beyond.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -13,6 +13,7 @@ const NET_ADMIN: u32 = 12;
 const SYS_RESOURCE: u32 = 24;
 const PERFMON: u32 = 38;
 const BPF: u32 = 39;
+const SYS_ADMIN: u32 = 21;
 
 /// What the daemon needs, by name.
 const NEEDED: [(u32, &str); 3] = [(BPF, "CAP_BPF"), (NET_ADMIN, "CAP_NET_ADMIN"), (PERFMON, "CAP_PERFMON")];
@@ -25,8 +26,22 @@ impl Capabilities {
     /// Those of the calling thread; none of them where /proc is not mounted.
     #[must_use]
     pub fn of_this_thread() -> Self {
-        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
-        Self(parse(&status).unwrap_or(0))
+        Self::known().unwrap_or(Self(0))
+    }
+
+    /// Those of the calling thread; none where /proc is not mounted.
+    #[must_use]
+    pub fn known() -> Option<Self> {
+        parse(&fs::read_to_string("/proc/thread-self/status").ok()?).map(Self)
+    }
+
+    /// Names of those without which no tracing program can be loaded and that are not there. CAP_SYS_ADMIN, which they were
+    /// once part of, has them.
+    #[must_use]
+    pub fn lacking_to_trace(self) -> Vec<&'static str> {
+        let needed = [(BPF, "CAP_BPF"), (PERFMON, "CAP_PERFMON")];
+        let lacks = |bit: u32| !self.has(bit) && !self.has(SYS_ADMIN);
+        needed.into_iter().filter(|(bit, _)| lacks(*bit)).map(|(_, name)| name).collect()
     }
 
     /// Names of those that the daemon needs and that are not there.

@@ -40,12 +40,6 @@ int BPF_PROG(flowtag_close, const struct sock *sk, int oldstate, int newstate)
 	return 0;
 }
 
-/* States without a peer, or without a socket. */
-static __always_inline bool is_connected(__u8 state)
-{
-	return state != TCP_LISTEN && state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV && state != TCP_CLOSE;
-}
-
 /* Tells what is known of the TCP sockets of flows in the table. Each is locked meanwhile (before kernel 5.15 only its bucket
  * is: values may then be of different moments). Since kernel 5.9. */
 SEC("iter/tcp")

@@ -30,28 +30,23 @@ pub struct observe_settings {
     pub wake: __u64,
     #[doc = " number of the only network namespace that is looked at; 0: all"]
     pub netns: __u32,
-    #[doc = " 1: whoever sends is looked at, too, to know whose a socket is"]
-    pub sends: __u32,
     #[doc = " local or remote, network order; 0: any"]
     pub port: __be16,
     #[doc = " 1: events go into the ring; 0: only maps are kept"]
     pub events: __u16,
-    pub pad: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of observe_settings"][::core::mem::size_of::<observe_settings>() - 56usize];
+    ["Size of observe_settings"][::core::mem::size_of::<observe_settings>() - 48usize];
     ["Alignment of observe_settings"][::core::mem::align_of::<observe_settings>() - 8usize];
     ["Offset of field: observe_settings::peer"][::core::mem::offset_of!(observe_settings, peer) - 0usize];
     ["Offset of field: observe_settings::peer_mask"]
         [::core::mem::offset_of!(observe_settings, peer_mask) - 16usize];
     ["Offset of field: observe_settings::wake"][::core::mem::offset_of!(observe_settings, wake) - 32usize];
     ["Offset of field: observe_settings::netns"][::core::mem::offset_of!(observe_settings, netns) - 40usize];
-    ["Offset of field: observe_settings::sends"][::core::mem::offset_of!(observe_settings, sends) - 44usize];
-    ["Offset of field: observe_settings::port"][::core::mem::offset_of!(observe_settings, port) - 48usize];
+    ["Offset of field: observe_settings::port"][::core::mem::offset_of!(observe_settings, port) - 44usize];
     ["Offset of field: observe_settings::events"]
-        [::core::mem::offset_of!(observe_settings, events) - 50usize];
-    ["Offset of field: observe_settings::pad"][::core::mem::offset_of!(observe_settings, pad) - 52usize];
+        [::core::mem::offset_of!(observe_settings, events) - 46usize];
 };
 #[doc = " Whose a socket is."]
 #[repr(C)]

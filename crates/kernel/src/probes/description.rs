@@ -29,6 +29,10 @@ pub struct Description {
     pub metrics: &'static [Metric],
     /// Bytes of `.rodata.probe`, which the programs see as their own settings; empty: there are none.
     pub settings: fn(&Options) -> Vec<u8>,
+    /// Programs that this kernel needs not, though it has their hooks: another does the same.
+    pub leave_out: fn() -> &'static [&'static str],
+    /// Iterators that run once, as it begins.
+    pub at_start: &'static [&'static str],
     /// How it tells.
     pub source: Source,
 }

@@ -4,7 +4,6 @@ use libbpf_rs::ObjectBuilder;
 
 use super::description::Description;
 use super::load::Hook;
-use crate::btf::Vmlinux;
 use crate::{Error, Result};
 
 /// What one program of a probe hangs on.
@@ -28,12 +27,12 @@ impl Description {
         let open = ObjectBuilder::default().open_memory(self.object).map_err(failed)?;
         let need = |section: &std::ffi::OsStr, program: &str| {
             let hook = Hook::of(section)?;
-            let lack = match Vmlinux::get() {
-                Some(kernel) => hook.lack(kernel),
-                None => Some("BTF (/sys/kernel/btf/vmlinux)".to_owned()),
-            };
             let optional = self.optional.iter().find(|(name, _)| *name == program);
-            Some(Need { hook: hook.name(section), lack, consequence: optional.map(|(_, what)| *what) })
+            Some(Need {
+                hook: hook.name(section),
+                lack: hook.lack(),
+                consequence: optional.map(|(_, what)| *what),
+            })
         };
         Ok(open.progs().filter_map(|p| need(p.section(), &p.name().to_string_lossy())).collect())
     }

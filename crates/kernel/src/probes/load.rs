@@ -6,9 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use libbpf_rs::{
-    Link, Map, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, OpenProgramMut, ProgramMut,
-};
+use libbpf_rs::{Link, Map, MapCore, MapFlags, MapHandle, Object, ObjectBuilder, OpenObject, ProgramMut};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::abi::{observe_count, observe_settings};
@@ -280,7 +278,8 @@ impl<'a> Hook<'a> {
     }
 
     /// None: it is there, as far as one can know without loading.
-    pub(super) fn lack(self, kernel: &Vmlinux) -> Option<String> {
+    pub(super) fn lack(self) -> Option<String> {
+        let Some(kernel) = Vmlinux::get() else { return Some("BTF (/sys/kernel/btf/vmlinux)".to_owned()) };
         match self {
             _ if !keeps_with_sockets(kernel) => {
                 Some("what tracing programs may keep with a socket (Linux 5.11)".to_owned())
@@ -316,7 +315,7 @@ fn open(
         let name = program.name().to_string_lossy().into_owned();
         if parts.unwanted.contains(&name.as_str()) || without.contains(&name.as_str()) {
             program.set_autoload(false);
-        } else if let Some(hook) = lack(&program) {
+        } else if let Some(hook) = Hook::of(program.section()).and_then(Hook::lack) {
             program.set_autoload(false);
             let optional = probe.optional.iter().find(|(optional, _)| *optional == name);
             let (_, consequence) =
@@ -326,11 +325,6 @@ fn open(
     }
     fill(&mut open, parts).map_err(failed)?;
     Ok((open, missing))
-}
-
-fn lack(program: &OpenProgramMut<'_>) -> Option<String> {
-    let Some(kernel) = Vmlinux::get() else { return Some("BTF (/sys/kernel/btf/vmlinux)".to_owned()) };
-    Hook::of(program.section())?.lack(kernel)
 }
 
 /// Settings, sizes, and maps that exist already.

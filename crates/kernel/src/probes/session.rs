@@ -16,7 +16,6 @@ use super::iterate::iterate;
 use super::life::{self, Listed};
 use super::load::{Loaded, Losses, Missing, Parts};
 use super::record::Record;
-use super::rtt;
 use crate::mark::FlowTable;
 use crate::{Error, Result};
 
@@ -98,19 +97,11 @@ impl Session {
     ) -> Result<Self> {
         let life = probes.iter().find(|(probe, _)| std::ptr::eq(*probe, &life::PROBE));
         let (has_life, tells_open) = (life.is_some(), life.is_some_and(|(_, on)| on.has(life::OPEN)));
-        let mut unwanted = rtt::unwanted().to_vec();
-        unwanted.extend((!scope.writers).then_some("flowtag_writer"));
         let load = |probe: &'static Description, events, own, shared: &[_]| {
-            Loaded::load(
-                probe,
-                &Parts {
-                    settings: settings(scope, events),
-                    ring: scope.ring,
-                    own,
-                    unwanted: &unwanted,
-                    shared,
-                },
-            )
+            let mut unwanted = (probe.leave_out)().to_vec();
+            unwanted.extend((!scope.writers).then_some("flowtag_writer"));
+            let settings = settings(scope, events);
+            Loaded::load(probe, &Parts { settings, ring: scope.ring, own, unwanted: &unwanted, shared })
         };
         let table = flows.map(|table| ("flowtag_flows", table.as_fd()));
         let mut shared: Vec<_> = table.into_iter().collect();
@@ -125,8 +116,9 @@ impl Session {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let ring = reader(&loaded, &seen)?;
         let session = Self { loaded, has_life, tells_open, ring, seen };
-        session.learn_owners()?;
-        rtt::arm(&session.loaded)?;
+        for loaded in &session.loaded {
+            loaded.probe().at_start.iter().try_for_each(|program| iterate(loaded, program, &mut |_| {}))?;
+        }
         // What there is already is where they count from.
         session.rows()?;
         Ok(session)
@@ -205,7 +197,7 @@ impl Session {
     /// [`Error::Query`] where the kernel refuses.
     pub fn learn_owners(&self) -> Result<()> {
         let Some(base) = self.loaded.first() else { return Ok(()) };
-        iterate(base, "flowtag_holders", &mut |_| {})
+        iterate(base, life::HOLDERS, &mut |_| {})
     }
 
     /// Every TCP socket that has a peer, as it is now; of all network namespaces that the session looks at. Nothing where
@@ -244,10 +236,8 @@ fn settings(scope: &Scope, events: bool) -> observe_settings {
         peer_mask,
         wake: u64::from(scope.ring / 2),
         netns: scope.netns.unwrap_or(0),
-        sends: u32::from(scope.writers),
         port: scope.port.unwrap_or(0).to_be(),
         events: u16::from(events),
-        pad: 0,
     }
 }
 

@@ -33,13 +33,10 @@ pub(super) fn run(probe: &'static Description, options: &Options, watch: &Watch,
     let flows = watch::daemon_flows(watch);
     let shape = Shape::new(probe, options, watch, json, flows.is_some())?;
     let session = watch::start(&watch.scope()?, flows.as_ref(), &[(probe, shape.options())])?;
-    for missing in session.missing() {
-        eprintln!("flowtag: not known here: {} (this kernel lacks {})", missing.consequence, missing.hook);
-    }
     let Some(loaded) = session.probe(probe.name) else { bail!("{} does not run", probe.name) };
     let wanted = watch.wanted(&names)?;
     let stop = Stop::new(watch.duration)?;
-    eprintln!("flowtag: watching, Ctrl-C ends");
+    watch::tell_begin();
     let view = View { names: &names, epoch: probes::wall_clock() };
     let running = Running { loaded, wanted, view, shape, json };
     let hidden = running.watch(&stop, watch.interval.unwrap_or(INTERVAL))?;

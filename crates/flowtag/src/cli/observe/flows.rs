@@ -23,7 +23,7 @@ use self::model::{Model, Sort};
 use super::args::Watch;
 use super::spans::Watched;
 use super::table::terminal_width;
-use super::watch::{Stop, summary};
+use super::watch::{self, Stop, summary};
 use crate::cli::output;
 
 /// Time between two looks where nobody says so.
@@ -68,7 +68,7 @@ impl Flows {
         if !self.once && !json && std::io::stdout().is_terminal() {
             on_terminal(&mut watched, &mut model, &stop, ticks)?;
         } else {
-            eprintln!("flowtag: watching, Ctrl-C ends");
+            watch::tell_begin();
             self.plain(&mut watched, &mut model, &stop, ticks, json)?;
         }
         summary(watched.losses()?, json)

@@ -151,14 +151,8 @@ impl Times {
             wanted_probes.iter().map(|p| (*p, Options::new(parts.iter().cloned()))).collect();
         let flows = watch::daemon_flows(&self.watch);
         let session = watch::start(&self.watch.scope()?, flows.as_ref(), &probes)?;
-        for missing in session.missing() {
-            eprintln!(
-                "flowtag: not known here: {} (this kernel lacks {})",
-                missing.consequence, missing.hook
-            );
-        }
         let stop = Stop::new(self.watch.duration)?;
-        eprintln!("flowtag: watching, Ctrl-C ends");
+        watch::tell_begin();
         let view = View { names: &names, epoch: probes::wall_clock() };
         let shown = Shown { by, json, bars: self.histogram, kinds: wanted_probes.len() };
         let mut watching = Watching { session: &session, wanted, view, shown, attempts: Rows::new() };

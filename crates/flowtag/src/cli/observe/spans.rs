@@ -4,13 +4,13 @@ use std::collections::HashMap;
 
 use anyhow::{Context as _, Result};
 use flowtag_kernel::probes::why::{self, Look};
-use flowtag_kernel::probes::{self, Losses, Options, Record, Scope, Session, state_name};
+use flowtag_kernel::probes::{self, Losses, Options, Record, Session, state_name};
 use serde_json::{Map, Value, json};
 
 use super::args::{Wanted, Watch};
 use super::names::Names;
 use super::table::View;
-use super::watch::{context, daemon_flows};
+use super::watch::{self, context, daemon_flows};
 use crate::cli::registry;
 use crate::verdict::{Shares, Span, Verdict, Way, advice};
 
@@ -40,15 +40,7 @@ impl Watched {
         let names = Names::new(registry::of_this_host());
         let wanted = watch.wanted(&names)?;
         let flows = daemon_flows(watch);
-        // No event goes through the ring.
-        let scope = Scope { ring: 4096, ..watch.scope()? };
-        let session = super::watch::start(&scope, flows.as_ref(), &[(&why::PROBE, Options::default())])?;
-        for missing in session.missing() {
-            eprintln!(
-                "flowtag: not known here: {} (this kernel lacks {})",
-                missing.consequence, missing.hook
-            );
-        }
+        let session = watch::start(&watch.scope()?, flows.as_ref(), &[(&why::PROBE, Options::default())])?;
         let mut watched = Self { session, names, wanted, before: HashMap::new() };
         watched.look()?;
         Ok(watched)

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use flowtag_kernel::features::Capabilities;
 use flowtag_kernel::mark::FlowTable;
 use flowtag_kernel::probes::{
-    self, Column, Description, Flow, Losses, Merge, Options, Record, Scope, Session, Source, Unit,
+    self, Column, Description, Flow, Losses, Merge, Missing, Options, Record, Scope, Session, Source, Unit,
 };
 use jiff::Timestamp;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -66,11 +67,8 @@ pub(super) fn run_with(
     let by = dimensions(probe, watch)?;
     let flows = daemon_flows(watch);
     let session = start(&watch.scope()?, flows.as_ref(), &[(probe, options)])?;
-    for missing in session.missing() {
-        eprintln!("flowtag: not known here: {} (this kernel lacks {})", missing.consequence, missing.hook);
-    }
     let stop = Stop::new(watch.duration)?;
-    eprintln!("flowtag: watching, Ctrl-C ends");
+    tell_begin();
     let view = View { names: &names, epoch: probes::wall_clock() };
     let owners = Learned::new(&session);
     let running = Running { probe, session: &session, owners, wanted, view, stop, json, watch, rows };
@@ -81,7 +79,7 @@ pub(super) fn run_with(
     summary(session.losses()?, json)
 }
 
-/// [`Session::start`], after a look at whether this process may.
+/// [`Session::start`], after a look at whether this process may; says what this kernel lacks.
 ///
 /// # Errors
 /// As that; and where capabilities are lacking.
@@ -90,7 +88,7 @@ pub(super) fn start(
     flows: Option<&FlowTable>,
     probes: &[(&'static Description, Options)],
 ) -> Result<Session> {
-    let lacking = lacking_capabilities();
+    let lacking = Capabilities::known().map_or_else(Vec::new, Capabilities::lacking_to_trace);
     if !lacking.is_empty() {
         bail!(
             "to observe takes root, or the capabilities CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN (for other network \
@@ -98,22 +96,16 @@ pub(super) fn start(
             lacking.join(", ")
         );
     }
-    Ok(Session::start(scope, flows, probes)?)
+    let session = Session::start(scope, flows, probes)?;
+    for Missing { hook, consequence } in session.missing() {
+        eprintln!("flowtag: not known here: {consequence} (this kernel lacks {hook})");
+    }
+    Ok(session)
 }
 
-/// CAP_SYS_ADMIN, which has what those of BPF were once part of.
-const SYS_ADMIN: u32 = 21;
-
-/// Of the capabilities without which no program can be loaded, those that this process does not have.
-fn lacking_capabilities() -> Vec<&'static str> {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let Some(held) = line.and_then(|text| u64::from_str_radix(text.trim(), 16).ok()) else {
-        return Vec::new();
-    };
-    let has = |bit: u32| held >> bit & 1 == 1;
-    let needed = [("CAP_BPF", 39), ("CAP_PERFMON", 38)];
-    needed.into_iter().filter(|(_, bit)| !has(*bit) && !has(SYS_ADMIN)).map(|(name, _)| name).collect()
+/// What every command says once it sees everything.
+pub(super) fn tell_begin() {
+    eprintln!("flowtag: watching, Ctrl-C ends");
 }
 
 /// Looks again for the owners of sockets that nobody knows, but not all the time.

@@ -8,7 +8,7 @@ use clap::Args;
 use super::args::Watch;
 use super::spans::{Seen, Watched};
 use super::table::{self, View, flow_text, process, terminal_width};
-use super::watch::{Stop, summary};
+use super::watch::{self, Stop, summary};
 use crate::cli::output;
 use crate::verdict::{Shares, Span, Way, advice};
 
@@ -49,7 +49,7 @@ impl Why {
         let mut watched = Watched::start(&self.watch)?;
         let once = self.watch.interval.is_none();
         let stop = Stop::new(self.watch.duration.or(once.then_some(TIME)))?;
-        eprintln!("flowtag: watching, Ctrl-C ends");
+        watch::tell_begin();
         let mut next = self.watch.interval.map(|interval| Instant::now() + interval);
         loop {
             let is_last = stop.is_now();

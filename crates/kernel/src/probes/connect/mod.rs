@@ -38,6 +38,8 @@ pub static PROBE: Description = Description {
         measure: Measure::Seconds("latency_us"),
     }],
     settings: |_| Vec::new(),
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Events(decode),
 };
 

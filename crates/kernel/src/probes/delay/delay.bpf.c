@@ -12,6 +12,7 @@
 #include <bpf/bpf_tracing.h>
 #include "../histogram/abi.h"
 #include "socket.bpf.h"
+#include "tcp.bpf.h"
 #include "observe.bpf.h"
 #include "../histogram/histogram.bpf.h"
 #include "../histogram/segment.bpf.h"
@@ -69,6 +70,6 @@ int BPF_PROG(flowtag_delay_read, struct sock *sk)
 	socket->arrived = 0;
 	slot = histogram_slot(&socket->place, tp, 0);
 	if (slot != HISTOGRAM_UNWANTED)
-		histogram_add(slot, waited / USEC_IN_NS);
+		histogram_add(slot, waited / NSEC_PER_USEC);
 	return 0;
 }

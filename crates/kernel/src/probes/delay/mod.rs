@@ -23,6 +23,8 @@ pub static PROBE: Description = Description {
     columns: COLUMNS,
     metrics: &[],
     settings,
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Rows(|loaded| Ok(series(loaded)?.iter().map(histogram::record).collect())),
 };
 

@@ -96,14 +96,6 @@ static __always_inline struct net_device *device_of(const struct sk_buff *skb, s
 	return NULL;
 }
 
-/* A request, or what is left of a closed connection, has no more than the beginning of a socket. */
-static __always_inline bool is_full_socket(struct sock *sk)
-{
-	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-
-	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
-}
-
 /* Read by way of probe reads: some kernels take a socket for one that cannot be NULL, though it can. */
 static __always_inline void read_socket(struct sock *sk, struct drops_key *key, struct drops_name *process)
 {

@@ -68,6 +68,8 @@ pub static PROBE: Description = Description {
         measure: Measure::Sum("packets"),
     }],
     settings,
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Rows(losses_only),
 };
 

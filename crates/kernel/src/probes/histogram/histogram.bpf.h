@@ -45,7 +45,6 @@ struct {
 #define HISTOGRAM_REFRESH 64
 /* CPUs that may race for a number. */
 #define HISTOGRAM_TRIES 16
-#define USEC_IN_NS 1000
 
 /* Highest bit that is set, of at least 1. */
 static __always_inline __u32 histogram_log2(__u32 value)

@@ -21,7 +21,7 @@ const BUCKETS: usize = limits::HISTOGRAM_BUCKETS as usize;
 const LINEAR: usize = 1 << limits::HISTOGRAM_LINEAR_BITS;
 const GROUP: usize = 1 << limits::HISTOGRAM_GROUPING;
 /// Bounds of the buckets that metrics have, in seconds.
-const CLASSIC: [f64; 19] = [
+pub const BOUNDS: [f64; 19] = [
     10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0,
     2.0, 5.0, 10.0,
 ];
@@ -157,7 +157,7 @@ impl Histogram {
             let below = self.counts.iter().enumerate().filter(|(n, _)| middle(*n) <= le * 1e6);
             below.map(|(_, count)| count).sum()
         };
-        CLASSIC.into_iter().map(|le| (le, up_to(le))).collect()
+        BOUNDS.into_iter().map(|le| (le, up_to(le))).collect()
     }
 
     /// Buckets that are not empty: first and last µs that are in them, and how many.

@@ -16,7 +16,6 @@
 #include "tcp.bpf.h"
 #include "observe.bpf.h"
 
-#define NSEC_PER_USEC 1000
 #define ETIMEDOUT 110
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -277,6 +276,7 @@ struct {
 SEC("iter/tcp")
 int flowtag_tcp(struct bpf_iter__tcp *ctx)
 {
+	struct mark_key key __attribute__((aligned(8))) = {};
 	struct sock_common *common = ctx->sk_common;
 	struct observe_socket *socket;
 	struct observe_tcp *out;
@@ -288,28 +288,20 @@ int flowtag_tcp(struct bpf_iter__tcp *ctx)
 	if (!common)
 		return 0;
 	state = common->skc_state;
-	if (state == TCP_LISTEN || state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE)
+	if (!is_connected(state))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
 	out = bpf_map_lookup_elem(&life_scratch, &zero);
 	if (!tp || !out)
 		return 0;
-	__builtin_memset(out, 0, sizeof(*out));
-	if (!is_wanted_socket(tp, &out->event.key))
+	if (!is_wanted_socket(tp, &key))
 		return 0;
 	sk = (struct sock *)tp;
 	socket = find_socket(sk);
+	__builtin_memset(out, 0, sizeof(*out));
+	fill_event_of(&out->event, sk, &key, socket);
 	if (socket)
 		out->socket = *socket;
-	out->event.time = bpf_ktime_get_ns();
-	out->event.cookie = common->skc_cookie.counter;
-	out->event.netns = netns_of(sk);
-	out->event.word = word_of_flow(&out->event.key);
-	out->event.state = state;
-	out->event.owner = out->socket.owner;
-	if (!out->event.owner.cgroup)
-		out->event.owner.cgroup = cgroup_of(sk);
-	out->event.owner.user = sk->sk_uid.val;
 	read_tcp(tp, state, &out->tcp);
 	bpf_seq_write(ctx->meta->seq, out, sizeof(*out));
 	return 0;

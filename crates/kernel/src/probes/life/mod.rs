@@ -49,11 +49,15 @@ pub static PROBE: Description = Description {
         measure: Measure::Records,
     }],
     settings: |_| Vec::new(),
+    leave_out: || &[],
+    at_start: &[HOLDERS],
     source: Source::Events(decode),
 };
 
 /// The switch that asks for [`Listed::record`]s.
 pub(super) const OPEN: &str = "open";
+/// The iterator over open files, which learns whose the sockets are.
+pub(super) const HOLDERS: &str = "flowtag_holders";
 
 const COLUMNS: &[Column] = &[
     Column::text(

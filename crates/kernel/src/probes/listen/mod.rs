@@ -27,6 +27,8 @@ pub static PROBE: Description = Description {
     columns: COLUMNS,
     metrics: &[],
     settings: |_| Vec::new(),
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Rows(rows),
 };
 

@@ -14,6 +14,7 @@
 #include "../histogram/abi.h"
 #include "abi.h"
 #include "socket.bpf.h"
+#include "tcp.bpf.h"
 #include "observe.bpf.h"
 #include "../histogram/histogram.bpf.h"
 #include "../histogram/segment.bpf.h"
@@ -92,11 +93,9 @@ static __always_inline void skip(struct request_socket *socket, struct tcp_sock 
 
 /* Of the round trip the shortest of late: the smoothed one has the time in it that the other end held an ACK back for,
  * hoping for the very reply. */
-#define NO_RTT (~0U) /* none was measured yet */
-
 static __always_inline void reply_came(struct request_socket *socket, struct tcp_sock *tp, __u64 now)
 {
-	__u64 us = (now - socket->sent) / USEC_IN_NS;
+	__u64 us = (now - socket->sent) / NSEC_PER_USEC;
 	__u32 rtt = tp->rtt_min.s[0].v;
 
 	add_time(socket, tp, REQUEST_ANSWER, us);
@@ -142,7 +141,7 @@ int BPF_PROG(flowtag_request_in, struct sock *sk, struct sk_buff *skb)
 static __always_inline void reply_leaves(struct request_socket *socket, struct tcp_sock *tp, __u64 now)
 {
 	if (socket->turn == TURN_THEIRS)
-		add_time(socket, tp, REQUEST_SERVE, (now - socket->received) / USEC_IN_NS);
+		add_time(socket, tp, REQUEST_SERVE, (now - socket->received) / NSEC_PER_USEC);
 	else if (socket->turn == TURN_OVERLAPS)
 		skip(socket, tp, REQUEST_SERVE);
 }

@@ -44,16 +44,22 @@ pub static PROBE: Description = Description {
         measure: Measure::Records,
     }],
     settings,
+    leave_out: || if has_reason() { &["flowtag_resets_unwanted"] } else { &[] },
+    at_start: &[],
     source: Source::Events(decode),
 };
 
+/// Whether the tracepoint says why, and also fires where there is no socket (Linux 6.10).
+fn has_reason() -> bool {
+    Vmlinux::get().and_then(|k| k.argument_of_enum("tcp_send_reset", "sk_rst_reason")) == Some(2)
+}
+
 fn settings(_: &Options) -> Vec<u8> {
     let kernel = Vmlinux::get();
-    let reason_at = |tracepoint, name| kernel.and_then(|k| k.argument_of_enum(tracepoint, name));
-    let dropped_at = reason_at("kfree_skb", "skb_drop_reason");
+    let dropped_at = kernel.and_then(|k| k.argument_of_enum("kfree_skb", "skb_drop_reason"));
     let no_socket = || number(kernel?, "skb_drop_reason", "SKB_DROP_REASON_NO_SOCKET");
     let settings = resets_settings {
-        has_reason: u32::from(reason_at("tcp_send_reset", "sk_rst_reason") == Some(2)),
+        has_reason: has_reason().into(),
         no_socket: dropped_at.and_then(|_| no_socket()).unwrap_or(0),
         reason_at: dropped_at.and_then(|at| at.try_into().ok()).unwrap_or(0),
         pad: 0,

@@ -36,14 +36,6 @@ static __always_inline __u64 raw_argument(unsigned long long *ctx, int n)
 	return value;
 }
 
-/* Connections that wait (TIME-WAIT, SYN received) are kept in something smaller than a socket. */
-static __always_inline bool is_full_socket(const struct sock *sk)
-{
-	__u8 state = sk->__sk_common.skc_state;
-
-	return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
-}
-
 static __always_inline void read_device(const struct sk_buff *skb, struct segment *out)
 {
 	const struct net_device *dev = BPF_CORE_READ(skb, dev);
@@ -241,11 +233,11 @@ static __always_inline bool is_answered_tcp(const struct sk_buff *skb)
 	return !bpf_probe_read_kernel(&tcp, sizeof(tcp), head + transport) && !tcp.rst;
 }
 
-/* Does nothing where tcp_send_reset tells of these. */
+/* Not loaded where tcp_send_reset tells of these. */
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(flowtag_resets_unwanted, struct sk_buff *skb)
 {
-	if (!settings.no_socket || settings.has_reason)
+	if (!settings.no_socket)
 		return 0;
 	if (raw_argument(ctx, settings.reason_at) == settings.no_socket && is_answered_tcp(skb))
 		tell_segment(skb, 0, 0, 0);

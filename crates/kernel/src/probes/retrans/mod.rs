@@ -76,6 +76,8 @@ pub static PROBE: Description = Description {
         measure: Measure::Sum("segments"),
     }],
     settings,
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Events(decode),
 };
 

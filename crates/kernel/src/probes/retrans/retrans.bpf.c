@@ -10,14 +10,14 @@
 #include <bpf/bpf_tracing.h>
 #include "abi.h"
 #include "socket.bpf.h"
+#include "tcp.bpf.h"
 #include "observe.bpf.h"
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 const volatile struct retrans_settings settings SEC(".rodata.probe") = {};
 
-#define PENDING_LOSS_PROBE 5 /* ICSK_TIME_LOSS_PROBE of net/inet_connection_sock.h */
-#define SKB_LOST 4	     /* TCPCB_LOST of net/tcp.h */
+#define SKB_LOST 4 /* TCPCB_LOST of net/tcp.h */
 
 /* A timer for a loss probe may still be set while a segment is sent again that an ACK showed to be lost, so it is the
  * segment's own mark that tells them apart. */

@@ -4,7 +4,6 @@ use zerocopy::IntoBytes;
 
 use super::histogram::abi::{histogram_settings, histogram_source as source};
 use super::histogram::{self, COLUMNS, Series};
-use super::iterate::iterate;
 use super::{Description, Loaded, Measure, Metric, Options, Source};
 use crate::btf::Vmlinux;
 use crate::{Result, cgroup};
@@ -39,6 +38,9 @@ pub static PROBE: Description = Description {
         measure: Measure::Distribution,
     }],
     settings,
+    leave_out,
+    // Asks for samples of all connections that are open by now.
+    at_start: &["flowtag_rtt_arm"],
     source: Source::Rows(|loaded| Ok(series(loaded)?.iter().map(histogram::record).collect())),
 };
 
@@ -51,13 +53,7 @@ fn has_cgroups() -> bool {
     cgroup::whole().is_ok()
 }
 
-/// Asks for samples of all connections that are open by now.
-pub(super) fn arm(loaded: &[Loaded]) -> Result<()> {
-    loaded.iter().try_for_each(|loaded| iterate(loaded, "flowtag_rtt_arm", &mut |_| {}))
-}
-
-/// Programs that this kernel needs not, though it has their hooks.
-pub(super) fn unwanted() -> &'static [&'static str] {
+fn leave_out() -> &'static [&'static str] {
     match (has_cgroups(), can_arm()) {
         (true, true) => &["flowtag_rtt_segment"],
         (true, false) => &["flowtag_rtt_arm"],

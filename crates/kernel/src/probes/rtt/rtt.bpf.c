@@ -12,6 +12,7 @@
 #include <bpf/bpf_tracing.h>
 #include "../histogram/abi.h"
 #include "socket.bpf.h"
+#include "tcp.bpf.h"
 #include "observe.bpf.h"
 #include "../histogram/histogram.bpf.h"
 

@@ -42,6 +42,8 @@ pub static PROBE: Description = Description {
     ],
     metrics: &[],
     settings: |_| Vec::new(),
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Rows(rows),
 };
 

@@ -334,9 +334,7 @@ static __always_inline void read_sender(const struct sk_buff *skb, struct pendin
 	struct sock *sk = skb->sk;
 	struct observe_socket *socket;
 
-	if (!sk)
-		return;
-	if (sk->__sk_common.skc_state == TCP_TIME_WAIT || sk->__sk_common.skc_state == TCP_NEW_SYN_RECV)
+	if (!sk || !is_full_socket(sk))
 		return;
 	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
 		return;

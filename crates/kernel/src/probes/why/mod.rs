@@ -37,6 +37,8 @@ pub static PROBE: Description = Description {
     ],
     metrics: &[],
     settings,
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Rows(|loaded| Ok(Look::take(loaded)?.into_iter().map(Look::into_record).collect())),
 };
 

@@ -20,12 +20,10 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 const volatile struct why_settings settings SEC(".rodata.probe") = {};
 
-#define SOCK_NOSPACE 2	     /* bit of struct socket's flags: linux/net.h */
-#define PENDING_LOSS_PROBE 5 /* net/inet_connection_sock.h */
-#define SOCK_SNDBUF_LOCK 1   /* net/sock.h */
-#define SOCK_RCVBUF_LOCK 2   /* likewise */
-#define CLOSED 4096	     /* connections that may end between two looks of the reader */
-#define NO_RTT (~0U)	     /* of a connection that measured none yet */
+#define SOCK_NOSPACE 2	   /* bit of struct socket's flags: linux/net.h */
+#define SOCK_SNDBUF_LOCK 1 /* net/sock.h */
+#define SOCK_RCVBUF_LOCK 2 /* likewise */
+#define CLOSED 4096	   /* connections that may end between two looks of the reader */
 
 /* With each socket. Written with the socket locked, by whoever handles a segment and by the iterator. */
 struct {
@@ -304,7 +302,7 @@ int flowtag_why_now(struct bpf_iter__tcp *ctx)
 	if (!common)
 		return 0;
 	state = common->skc_state;
-	if (state == TCP_LISTEN || state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE)
+	if (!is_connected(state))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
 	row = bpf_map_lookup_elem(&why_scratch, &zero);

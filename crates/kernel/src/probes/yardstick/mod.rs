@@ -81,6 +81,8 @@ const fn description(decode: fn(&[u8]) -> Option<Record>) -> Description {
         columns: &[],
         metrics: &[],
         settings: |_| Vec::new(),
+        leave_out: || &[],
+        at_start: &[],
         source: Source::Events(decode),
     }
 }

@@ -27,6 +27,8 @@ static EVENTS: Description = Description {
         metric("m_wait", Some("seconds"), Measure::Seconds("wait_us")),
     ],
     settings: |_| Vec::new(),
+    leave_out: || &[],
+    at_start: &[],
     source: Source::Events(|_| None),
 };
 
