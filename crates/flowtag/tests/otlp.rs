@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use common::daemon::Daemon;
 use common::{api, cli};
-use flowtag_testbed::wait_until;
+use flowtag_testbed::{require_root, wait_until};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -219,6 +219,38 @@ fn a_receiver_gets_metrics_and_the_start_and_end_of_each_flow() {
     assert!(nanos("startTimeUnixNano") < nanos("timeUnixNano"));
     assert!(metric("flowtag.flows_open")["gauge"]["dataPoints"][0]["asInt"].is_string());
     assert_eq!(metric("flowtag.start_time")["unit"], "s");
+}
+
+#[test]
+fn what_is_observed_comes_as_sums_and_distributions() {
+    require_root!();
+    let collector = Collector::new();
+    let daemon = Daemon::start(&collector.config(""));
+    // The daemon's own connection has round trips; this one ends.
+    drop(TcpStream::connect(collector.at).expect("the collector listens"));
+    let observed = || {
+        let metrics = decode(&collector.receive("/v1/metrics"));
+        let all =
+            metrics["resourceMetrics"][0]["scopeMetrics"][0]["metrics"].as_array().expect("metrics").clone();
+        let named = |name: &str| all.iter().find(|m| m["name"] == name).cloned();
+        Ok(named("flowtag.tcp_rtt").zip(named("flowtag.tcp_closed")))
+    };
+    let (times, closed) =
+        wait_until("round trips", LIMIT, observed).unwrap_or_else(|e| panic!("{e:#}\n{}", daemon.log()));
+    assert_eq!(times["unit"], "s");
+    let histogram = &times["histogram"];
+    assert_eq!(histogram["aggregationTemporality"], "AGGREGATION_TEMPORALITY_CUMULATIVE");
+    let point = &histogram["dataPoints"][0];
+    let number = |text: &Value| text.as_str().and_then(|t| t.parse::<u64>().ok()).expect("a number");
+    let buckets: Vec<_> = point["bucketCounts"].as_array().expect("buckets").iter().map(number).collect();
+    let bounds: Vec<_> =
+        point["explicitBounds"].as_array().expect("bounds").iter().filter_map(Value::as_f64).collect();
+    assert_eq!(bounds.len() + 1, buckets.len());
+    assert!(bounds.is_sorted() && bounds.first() == Some(&1e-5), "{bounds:?}");
+    assert_eq!(buckets.iter().sum::<u64>(), number(&point["count"]));
+    assert!(point["sum"].as_f64() > Some(0.0), "{point}");
+    assert_eq!(closed["sum"]["isMonotonic"], true);
+    assert!(attributes(&closed["sum"]["dataPoints"][0]).contains_key("direction"), "{closed}");
 }
 
 #[test]
