@@ -36,6 +36,36 @@ struct observe_event {
 	__u16 state;	 /* TCP_* of net/tcp_states.h; 0: no TCP socket */
 };
 
+/* By what sums that are kept in the kernel are told apart. */
+enum observe_part {
+	OBSERVE_BY_PEER = 1,	/* remote address */
+	OBSERVE_BY_PREFIX = 2,	/* the /64 or /24 that it is in */
+	OBSERVE_BY_TAG = 4,	/* of SciTags */
+	OBSERVE_BY_PROCESS = 8, /* name */
+	OBSERVE_BY_PID = 16,
+	OBSERVE_BY_CGROUP = 32,
+	OBSERVE_BY_USER = 64,
+	OBSERVE_BY_NETNS = 128,
+	OBSERVE_BY_FLOW = 256,	    /* both ends */
+	OBSERVE_BY_INTERFACE = 512, /* that the socket is bound to */
+};
+
+/* Whose a sum is. Parts that are not asked for are zero. */
+struct observe_whose {
+	struct mark_key flow;
+	struct observe_owner owner;
+	__u32 word;	 /* the tag and where it is written, no entropy */
+	__u32 netns;	 /* number of the network namespace */
+	__u32 interface; /* index in that namespace */
+	__u32 parts;	 /* enum observe_part: what is known */
+};
+
+/* Which of a probe's sums a socket goes into; kept with it. */
+struct observe_place {
+	__u32 slot;
+	__u32 looked_up; /* low half of jiffies64, and odd; 0: never */
+};
+
 /* How the owner of a socket is known: the higher the better. */
 enum observe_source {
 	OBSERVE_UNKNOWN = 0,
@@ -62,6 +92,10 @@ struct observe_socket {
 	__u8 source;	   /* enum observe_source */
 	__u8 flags;	   /* enum observe_socket_flags */
 	__u16 error;	   /* errno of the last error that was reported on it */
+	/* Of `rtt`: it has something for nearly every connection, and room of its own costs more than all that it does. */
+	struct observe_place rtt;
+	__u32 rtt_round; /* rtt_seq as the last sample was taken at tcp_probe */
+	__u32 pad;
 };
 
 /* What the iterator over all TCP sockets tells. */

@@ -195,4 +195,43 @@ static __always_inline bool is_wanted_socket(struct tcp_sock *tp, struct mark_ke
 	return is_wanted_netns(netns_of(&tp->inet_conn.icsk_inet.sk)) && is_wanted_flow(key);
 }
 
+/* To the /24 of IPv4, or the /64 of IPv6. */
+static __always_inline void mask_peer(__u8 address[16])
+{
+	__u32 *words = (__u32 *)address;
+
+	if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff))
+		address[15] = 0;
+	else
+		words[2] = words[3] = 0;
+}
+
+/* Of the socket of a flow, those of enum observe_part that are asked for; `whose` is zero before, `socket` may be NULL. */
+static __always_inline void fill_whose(struct sock *sk, const struct observe_socket *socket,
+				       const struct mark_key *flow, __u32 parts, struct observe_whose *whose)
+{
+	whose->parts = parts;
+	whose->flow.protocol = flow->protocol;
+	if (parts & OBSERVE_BY_FLOW)
+		whose->flow = *flow;
+	else if (parts & (OBSERVE_BY_PEER | OBSERVE_BY_PREFIX))
+		__builtin_memcpy(whose->flow.remote_addr, flow->remote_addr, sizeof(flow->remote_addr));
+	if (parts & OBSERVE_BY_PREFIX)
+		mask_peer(whose->flow.remote_addr);
+	if (parts & OBSERVE_BY_TAG)
+		whose->word = word_of_flow(flow) & TAG_OF_WORD;
+	if (parts & OBSERVE_BY_NETNS)
+		whose->netns = netns_of(sk);
+	if (parts & OBSERVE_BY_INTERFACE)
+		whose->interface = sk->__sk_common.skc_bound_dev_if;
+	if (parts & OBSERVE_BY_USER)
+		whose->owner.user = sk->sk_uid.val;
+	if (socket && parts & OBSERVE_BY_PID)
+		whose->owner.pid = socket->owner.pid;
+	if (socket && parts & OBSERVE_BY_PROCESS)
+		__builtin_memcpy(whose->owner.process, socket->owner.process, sizeof(socket->owner.process));
+	if (parts & OBSERVE_BY_CGROUP)
+		whose->owner.cgroup = socket && socket->owner.cgroup ? socket->owner.cgroup : cgroup_of(sk);
+}
+
 #endif

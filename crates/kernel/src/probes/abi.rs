@@ -114,6 +114,78 @@ const _: () = {
     ["Offset of field: observe_event::kind"][::core::mem::offset_of!(observe_event, kind) - 100usize];
     ["Offset of field: observe_event::state"][::core::mem::offset_of!(observe_event, state) - 102usize];
 };
+pub mod observe_part {
+    #[allow(unused_imports)]
+    use super::*;
+    #[doc = " By what sums that are kept in the kernel are told apart."]
+    pub type Type = ::core::ffi::c_uint;
+    #[doc = " remote address"]
+    pub const OBSERVE_BY_PEER: Type = 1;
+    #[doc = " the /64 or /24 that it is in"]
+    pub const OBSERVE_BY_PREFIX: Type = 2;
+    #[doc = " of SciTags"]
+    pub const OBSERVE_BY_TAG: Type = 4;
+    #[doc = " name"]
+    pub const OBSERVE_BY_PROCESS: Type = 8;
+    pub const OBSERVE_BY_PID: Type = 16;
+    pub const OBSERVE_BY_CGROUP: Type = 32;
+    pub const OBSERVE_BY_USER: Type = 64;
+    pub const OBSERVE_BY_NETNS: Type = 128;
+    #[doc = " both ends"]
+    pub const OBSERVE_BY_FLOW: Type = 256;
+    #[doc = " that the socket is bound to"]
+    pub const OBSERVE_BY_INTERFACE: Type = 512;
+}
+#[doc = " Whose a sum is. Parts that are not asked for are zero."]
+#[repr(C)]
+#[derive(zerocopy :: FromBytes, zerocopy :: IntoBytes, zerocopy :: Immutable, zerocopy :: KnownLayout)]
+pub struct observe_whose {
+    pub flow: mark_key,
+    pub owner: observe_owner,
+    #[doc = " the tag and where it is written, no entropy"]
+    pub word: __u32,
+    #[doc = " number of the network namespace"]
+    pub netns: __u32,
+    #[doc = " index in that namespace"]
+    pub interface: __u32,
+    #[doc = " enum observe_part: what is known"]
+    pub parts: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of observe_whose"][::core::mem::size_of::<observe_whose>() - 88usize];
+    ["Alignment of observe_whose"][::core::mem::align_of::<observe_whose>() - 8usize];
+    ["Offset of field: observe_whose::flow"][::core::mem::offset_of!(observe_whose, flow) - 0usize];
+    ["Offset of field: observe_whose::owner"][::core::mem::offset_of!(observe_whose, owner) - 40usize];
+    ["Offset of field: observe_whose::word"][::core::mem::offset_of!(observe_whose, word) - 72usize];
+    ["Offset of field: observe_whose::netns"][::core::mem::offset_of!(observe_whose, netns) - 76usize];
+    ["Offset of field: observe_whose::interface"]
+        [::core::mem::offset_of!(observe_whose, interface) - 80usize];
+    ["Offset of field: observe_whose::parts"][::core::mem::offset_of!(observe_whose, parts) - 84usize];
+};
+#[doc = " Which of a probe's sums a socket goes into; kept with it."]
+#[repr(C)]
+#[derive(
+    Debug,
+    Copy,
+    Clone,
+    zerocopy :: FromBytes,
+    zerocopy :: IntoBytes,
+    zerocopy :: Immutable,
+    zerocopy :: KnownLayout,
+)]
+pub struct observe_place {
+    pub slot: __u32,
+    #[doc = " low half of jiffies64, and odd; 0: never"]
+    pub looked_up: __u32,
+}
+#[allow(clippy::unnecessary_operation, clippy::identity_op)]
+const _: () = {
+    ["Size of observe_place"][::core::mem::size_of::<observe_place>() - 8usize];
+    ["Alignment of observe_place"][::core::mem::align_of::<observe_place>() - 4usize];
+    ["Offset of field: observe_place::slot"][::core::mem::offset_of!(observe_place, slot) - 0usize];
+    ["Offset of field: observe_place::looked_up"][::core::mem::offset_of!(observe_place, looked_up) - 4usize];
+};
 pub mod observe_source {
     #[allow(unused_imports)]
     use super::*;
@@ -169,10 +241,15 @@ pub struct observe_socket {
     pub flags: __u8,
     #[doc = " errno of the last error that was reported on it"]
     pub error: __u16,
+    #[doc = " Of `rtt`: it has something for nearly every connection, and room of its own costs more than all that it does."]
+    pub rtt: observe_place,
+    #[doc = " rtt_seq as the last sample was taken at tcp_probe"]
+    pub rtt_round: __u32,
+    pub pad: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of observe_socket"][::core::mem::size_of::<observe_socket>() - 56usize];
+    ["Size of observe_socket"][::core::mem::size_of::<observe_socket>() - 72usize];
     ["Alignment of observe_socket"][::core::mem::align_of::<observe_socket>() - 8usize];
     ["Offset of field: observe_socket::owner"][::core::mem::offset_of!(observe_socket, owner) - 0usize];
     ["Offset of field: observe_socket::opened"][::core::mem::offset_of!(observe_socket, opened) - 32usize];
@@ -183,6 +260,10 @@ const _: () = {
     ["Offset of field: observe_socket::source"][::core::mem::offset_of!(observe_socket, source) - 52usize];
     ["Offset of field: observe_socket::flags"][::core::mem::offset_of!(observe_socket, flags) - 53usize];
     ["Offset of field: observe_socket::error"][::core::mem::offset_of!(observe_socket, error) - 54usize];
+    ["Offset of field: observe_socket::rtt"][::core::mem::offset_of!(observe_socket, rtt) - 56usize];
+    ["Offset of field: observe_socket::rtt_round"]
+        [::core::mem::offset_of!(observe_socket, rtt_round) - 64usize];
+    ["Offset of field: observe_socket::pad"][::core::mem::offset_of!(observe_socket, pad) - 68usize];
 };
 #[doc = " What the iterator over all TCP sockets tells."]
 #[repr(C)]
@@ -194,11 +275,11 @@ pub struct observe_tcp {
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of observe_tcp"][::core::mem::size_of::<observe_tcp>() - 472usize];
+    ["Size of observe_tcp"][::core::mem::size_of::<observe_tcp>() - 488usize];
     ["Alignment of observe_tcp"][::core::mem::align_of::<observe_tcp>() - 8usize];
     ["Offset of field: observe_tcp::event"][::core::mem::offset_of!(observe_tcp, event) - 0usize];
     ["Offset of field: observe_tcp::socket"][::core::mem::offset_of!(observe_tcp, socket) - 104usize];
-    ["Offset of field: observe_tcp::tcp"][::core::mem::offset_of!(observe_tcp, tcp) - 160usize];
+    ["Offset of field: observe_tcp::tcp"][::core::mem::offset_of!(observe_tcp, tcp) - 176usize];
 };
 pub mod observe_count {
     #[allow(unused_imports)]

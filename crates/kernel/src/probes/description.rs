@@ -37,20 +37,50 @@ pub struct Description {
     pub source: Source,
 }
 
+/// A record from an event's bytes. None: not of this probe, or not whole.
+pub type Decode = fn(&[u8]) -> Option<Record>;
+
 /// How records come.
 #[derive(Clone, Copy)]
 pub enum Source {
-    /// Each as it happens, through the ring; from its bytes. None: not of this probe, or not whole.
-    Events(fn(&[u8]) -> Option<Record>),
+    /// Each as it happens, through the ring.
+    Events(Decode),
+    /// Likewise; or, with the option [`SUMS`], none of them, but how many of them were alike. That is all that a metric
+    /// takes which counts records, and costs a fraction.
+    EventsOrSums(Decode, fn(&Loaded) -> Result<Vec<Alike>>),
     /// Sums since the start, read from maps. Columns that are [`Merge::Sum`] only grow; the rest tell rows apart, or are
     /// the latest.
     Rows(fn(&Loaded) -> Result<Vec<Record>>),
+}
+
+/// Asks the programs for sums in place of events.
+pub const SUMS: &str = "sums";
+
+/// Events that were alike since the start.
+#[derive(Debug)]
+pub struct Alike {
+    /// Of whom, as far as the options tell them apart, and the columns that are labels of metrics. None: of all that had no
+    /// room of their own.
+    pub record: Option<Record>,
+    /// How many.
+    pub count: u64,
+}
+
+impl Source {
+    /// Of those that tell events.
+    pub(super) const fn decode(self) -> Option<Decode> {
+        match self {
+            Self::Events(decode) | Self::EventsOrSums(decode, _) => Some(decode),
+            Self::Rows(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Events(_) => "Events",
+            Self::EventsOrSums(..) => "EventsOrSums",
             Self::Rows(_) => "Rows",
         })
     }

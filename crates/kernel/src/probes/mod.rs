@@ -25,6 +25,7 @@ mod iterate;
 mod load;
 mod record;
 mod session;
+mod whose;
 
 pub mod connect;
 pub mod delay;
@@ -40,7 +41,9 @@ pub mod top;
 pub mod why;
 pub mod yardstick;
 
-pub use description::{Column, Description, Flag, Measure, Merge, Metric, Options, Source, Unit};
+pub use description::{
+    Alike, Column, Decode, Description, Flag, Measure, Merge, Metric, Options, SUMS, Source, Unit,
+};
 pub use hooks::Need;
 pub use life::{Direction, History, Listed};
 pub use load::{Loaded, Losses, Missing, RunTime};

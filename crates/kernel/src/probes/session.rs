@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use libbpf_rs::{RingBuffer, RingBufferBuilder};
 
 use super::abi::observe_settings;
-use super::description::{Description, Options, Source};
+use super::description::{Description, Options, SUMS, Source};
 use super::iterate::iterate;
 use super::life::{self, Listed};
 use super::load::{Loaded, Losses, Missing, Parts};
@@ -23,6 +23,8 @@ use crate::{Error, Result};
 const RING: u32 = 16 * 1024 * 1024;
 /// Records that are read at a time.
 const MAX_SEEN: usize = 1 << 16;
+/// Times that so many are read of rings that were full of the smallest events.
+const MAX_READS: usize = 4;
 /// How long events wait in the ring where it does not become full.
 const GATHER: Duration = Duration::from_millis(50);
 
@@ -105,12 +107,14 @@ impl Session {
         };
         let table = flows.map(|table| ("flowtag_flows", table.as_fd()));
         let mut shared: Vec<_> = table.into_iter().collect();
-        let base = load(&life::PROBE, has_life, Vec::new(), &shared)?;
+        let (no_options, has_sums) = (Options::default(), life.is_some_and(|(_, on)| on.has(SUMS)));
+        let own = (life::PROBE.settings)(life.map_or(&no_options, |(_, options)| options));
+        let base = load(&life::PROBE, has_life && !has_sums, own, &shared)?;
         let sockets = base.handle("observe_sockets")?;
         shared.push(("observe_sockets", sockets.as_fd()));
         let mut loaded = vec![base];
         for (probe, options) in probes.iter().filter(|(probe, _)| !std::ptr::eq(*probe, &life::PROBE)) {
-            let tells = matches!(probe.source, Source::Events(_));
+            let tells = probe.source.decode().is_some();
             loaded.push(load(probe, tells, (probe.settings)(options), &shared)?);
         }
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -140,6 +144,23 @@ impl Session {
             _ => {}
         }
         Ok(std::mem::take(&mut *self.seen.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// What is in the rings yet, when one is about to stop: no more than they hold, as more may come all the time.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub fn rest(&self) -> io::Result<Vec<(&'static str, Record)>> {
+        let mut rest = Vec::new();
+        for _ in 0..MAX_READS {
+            let more = self.next(Duration::ZERO)?;
+            let is_all = more.len() < MAX_SEEN;
+            rest.extend(more);
+            if is_all {
+                break;
+            }
+        }
+        Ok(rest)
     }
 
     /// The rows of those probes that sum up in the kernel, and of `life` the open connections if they are asked for.
@@ -215,7 +236,7 @@ fn reader(loaded: &[Loaded], seen: &Arc<Mutex<Vec<(&'static str, Record)>>>) -> 
     let mut builder = RingBufferBuilder::new();
     let maps = loaded.iter().map(|l| l.map("observe_events")).collect::<Vec<_>>();
     for (loaded, map) in loaded.iter().zip(&maps) {
-        let (Some(map), Source::Events(decode)) = (map, loaded.probe().source) else { continue };
+        let (Some(map), Some(decode)) = (map, loaded.probe().source.decode()) else { continue };
         let (name, sink) = (loaded.probe().name, Arc::clone(seen));
         let take = move |bytes: &[u8]| {
             let record = decode(bytes).map(|record| (name, record));

@@ -34,7 +34,7 @@ fn section(probe: &Description) -> String {
 
 fn how(probe: &Description) -> &'static str {
     match probe.source {
-        Source::Events(_) => "A record for each event.",
+        Source::Events(_) | Source::EventsOrSums(..) => "A record for each event.",
         Source::Rows(_) => "Sums, kept in the kernel.",
     }
 }

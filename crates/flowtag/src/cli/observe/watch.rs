@@ -73,7 +73,7 @@ pub(super) fn run_with(
     let owners = Learned::new(&session);
     let running = Running { probe, session: &session, owners, wanted, view, stop, json, watch, rows };
     match probe.source {
-        Source::Events(_) => running.events(by)?,
+        Source::Events(_) | Source::EventsOrSums(..) => running.events(by)?,
         Source::Rows(_) => running.sums(by)?,
     }
     summary(session.losses()?, json)
@@ -228,7 +228,8 @@ impl Running<'_> {
         loop {
             let is_last = self.stop.is_now();
             let is_due = next.is_some_and(|at| Instant::now() >= at) && !is_last;
-            let mut records = self.session.next(self.stop.wait(next))?;
+            let mut records =
+                if is_last { self.session.rest()? } else { self.session.next(self.stop.wait(next))? };
             if is_due || is_last {
                 records.extend(self.session.rows()?);
             }

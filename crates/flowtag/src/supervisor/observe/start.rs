@@ -3,7 +3,9 @@
 use anyhow::{Result, bail};
 use flowtag_kernel::Error;
 use flowtag_kernel::mark::FlowTable;
-use flowtag_kernel::probes::{Description, Measure, Missing, Options, Scope, Session, drops, own_netns};
+use flowtag_kernel::probes::{
+    Description, Measure, Missing, Options, SUMS, Scope, Session, Source, drops, own_netns,
+};
 
 use crate::config::{Label, Observe};
 use crate::supervisor::throttle::chain;
@@ -60,13 +62,14 @@ fn blamed(error: &Error) -> Option<&'static str> {
     }
 }
 
-/// What the kernel tells apart, of probes that sum up there in distributions.
+/// What the kernel tells apart, of probes that sum up there.
 fn options(probe: &Description, config: &Observe) -> Options {
     if probe.name == drops::PROBE.name {
         let is_by_owner = config.has(Label::Process) || config.has(Label::Unit);
         return Options::new((!is_by_owner).then(|| drops::NO_OWNERS.to_owned()));
     }
-    if !is_spread(probe) {
+    let has_sums = matches!(probe.source, Source::EventsOrSums(..));
+    if !is_spread(probe) && !has_sums {
         return Options::default();
     }
     // The kernel's prefixes are of 24 and 64 bits.
@@ -76,10 +79,12 @@ fn options(probe: &Description, config: &Observe) -> Options {
         (Label::Peer, peer),
         (Label::Process, "process"),
         (Label::Unit, "cgroup"),
+        (Label::Interface, "interface"),
+        (Label::Interface, "netns"),
     ];
     let wanted = keys.iter().filter(|(label, _)| config.has(*label)).map(|(_, key)| *key);
     let keys = if wanted.clone().next().is_some() { wanted.collect() } else { vec!["all"] };
-    Options::new(keys.into_iter().map(str::to_owned))
+    Options::new(keys.into_iter().chain(has_sums.then_some(SUMS)).map(str::to_owned))
 }
 
 /// Whether the kernel sums up distributions.

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use flowtag_kernel::probes::{Context, Description, Measure, Metric, Record, Unit, Value};
+use flowtag_kernel::probes::{Alike, Context, Description, Measure, Metric, Record, Unit, Value};
 
 use crate::config::{Label, Observe};
 use crate::names::Names;
@@ -137,9 +137,10 @@ impl Series {
         Key { whose: Whose::Other, texts: vec![OTHER.into(); self.names.len()] }
     }
 
-    fn cell(&self, record: &Record) -> Option<Cell> {
+    /// Of so many that are alike.
+    fn cell(&self, record: &Record, count: u64) -> Option<Cell> {
         match self.measured {
-            Measured::One => Some(Cell::Count(1)),
+            Measured::One => Some(Cell::Count(count)),
             Measured::Sum(at, divisor) => match (record.values.get(at)?, divisor) {
                 (Value::Count(n), None) => Some(Cell::Count(*n)),
                 (Value::Count(n), Some(divisor)) => Some(Cell::Real(real(*n) / divisor)),
@@ -161,7 +162,7 @@ impl Series {
     }
 
     fn take(&mut self, record: &Record, owner: &Owner<'_>) {
-        let Some(cell) = self.cell(record) else { return };
+        let Some(cell) = self.cell(record, 1) else { return };
         let key = self.key(record, owner);
         let key = self.admit(key).unwrap_or_else(|| {
             self.dropped += 1;
@@ -285,13 +286,17 @@ impl Table {
         self.series.iter_mut().filter(|s| s.probe == probe).for_each(|series| series.take(record, &owner));
     }
 
-    /// The rows of a probe that sums up in the kernel.
-    pub(super) fn set(&mut self, probe: &str, rows: &[Record], names: &Names) {
+    /// What a probe has summed up in the kernel.
+    pub(super) fn set(&mut self, probe: &str, rows: &[Alike], names: &Names) {
         let config = &self.config;
         for series in self.series.iter_mut().filter(|s| s.probe == probe && !s.is_spread()) {
-            let of = |record: &Record| {
+            let of = |Alike { record, count }: &Alike| {
+                let Some(record) = record else {
+                    let counts = matches!(series.measured, Measured::One);
+                    return counts.then(|| (series.other(), Cell::Count(*count)));
+                };
                 let owner = Owner::new(&record.context, config, names);
-                Some((series.key(record, &owner), series.cell(record)?))
+                Some((series.key(record, &owner), series.cell(record, *count)?))
             };
             let rows: Vec<_> = rows.iter().filter_map(of).collect();
             series.set(rows.into_iter());

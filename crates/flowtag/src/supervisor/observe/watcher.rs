@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use flowtag_engine::Registry;
 use flowtag_kernel::probes::histogram::{self, Histogram};
-use flowtag_kernel::probes::{Context, Description, Loaded, Losses, RunTime, Session, Source};
+use flowtag_kernel::probes::{Alike, Context, Description, Loaded, Losses, Record, RunTime, Session, Source};
 
 use super::start::is_spread;
 use super::table::Table;
@@ -97,13 +97,15 @@ impl Watcher {
     /// What the kernel sums up by itself.
     fn sum_up(&mut self) {
         for probe in &self.probes {
-            let (Some(loaded), Source::Rows(rows)) = (self.session.probe(probe.name), probe.source) else {
-                continue;
-            };
+            let Some(loaded) = self.session.probe(probe.name) else { continue };
             let (table, names) = (&mut self.kept.table, &self.names);
-            let read = match is_spread(probe) {
-                true => distributions(loaded).map(|all| table.spread(probe.name, &all, names)),
-                false => rows(loaded).map(|rows| table.set(probe.name, &rows, names)),
+            let read = match probe.source {
+                Source::Events(_) => Ok(()),
+                Source::Rows(_) if is_spread(probe) => {
+                    distributions(loaded).map(|all| table.spread(probe.name, &all, names))
+                }
+                Source::Rows(rows) => rows(loaded).map(|rows| table.set(probe.name, &alike(rows), names)),
+                Source::EventsOrSums(_, sums) => sums(loaded).map(|sums| table.set(probe.name, &sums, names)),
             };
             if let Err(error) = read {
                 self.throttle.warn("what a probe sums up cannot be read", &error);
@@ -187,6 +189,11 @@ fn more(time: RunTime, before: Option<&RunTime>) -> RunTime {
 
 fn fresh_names() -> Names {
     Names::new(Cow::Borrowed(Registry::embedded()))
+}
+
+/// Each row is of its own.
+fn alike(rows: Vec<Record>) -> Vec<Alike> {
+    rows.into_iter().map(|record| Alike { record: Some(record), count: 1 }).collect()
 }
 
 /// Of whom, and what the kernel summed up; of nobody: of all that it had no room for.

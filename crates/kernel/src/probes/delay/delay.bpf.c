@@ -20,7 +20,7 @@
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
 struct delay_socket {
-	struct histogram_place place;
+	struct observe_place place;
 	__u64 arrived; /* CLOCK_MONOTONIC, ns; 0: nothing waits */
 	__u32 seq;     /* first byte of what arrived then */
 	__u32 pad;

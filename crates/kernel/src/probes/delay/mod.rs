@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::histogram::abi::histogram_settings;
 use super::histogram::{self, COLUMNS, Series};
-use super::{Description, Loaded, Options, Source};
+use super::{Description, Loaded, Options, Source, whose};
 use crate::Result;
 
 /// `flowtag latency delay`.
@@ -29,7 +29,7 @@ pub static PROBE: Description = Description {
 };
 
 fn settings(options: &Options) -> Vec<u8> {
-    let settings = histogram_settings { parts: histogram::parts(options, &["process", "tag"]), source: 0 };
+    let settings = histogram_settings { parts: whose::parts(options, &["process", "tag"]), source: 0 };
     settings.as_bytes().to_vec()
 }
 

@@ -13,19 +13,6 @@ enum histogram_limits {
 	HISTOGRAM_BUCKETS = 193,
 };
 
-/* What tells two distributions apart. */
-enum histogram_part {
-	HISTOGRAM_PEER = 1,    /* remote address */
-	HISTOGRAM_PREFIX = 2,  /* the /64 or /24 that it is in */
-	HISTOGRAM_TAG = 4,     /* of SciTags */
-	HISTOGRAM_PROCESS = 8, /* name */
-	HISTOGRAM_PID = 16,
-	HISTOGRAM_CGROUP = 32,
-	HISTOGRAM_USER = 64,
-	HISTOGRAM_NETNS = 128,
-	HISTOGRAM_FLOW = 256, /* both ends */
-};
-
 /* Where the samples come from; 0: from one place. */
 enum histogram_source {
 	HISTOGRAM_UNARMED = 1, /* also from sockets that the kernel does not call us for */
@@ -33,18 +20,15 @@ enum histogram_source {
 };
 
 struct histogram_settings {
-	__u32 parts;  /* enum histogram_part */
+	__u32 parts;  /* enum observe_part */
 	__u32 source; /* enum histogram_source */
 };
 
-/* Parts that are not asked for are zero. */
+/* What tells two distributions apart. */
 struct histogram_key {
-	struct mark_key flow;
-	__u32 word;  /* the tag and where it is written, no entropy */
-	__u32 netns; /* number of the network namespace */
-	struct observe_owner owner;
-	__u32 kind;  /* of the probe's several distributions which */
-	__u32 parts; /* enum histogram_part: what is known */
+	struct observe_whose whose;
+	__u32 kind; /* of the probe's several distributions which */
+	__u32 pad;
 };
 
 /* Times in µs. All zero: none yet. */
@@ -54,12 +38,6 @@ struct histogram_times {
 	__u64 smallest; /* inverted */
 	__u64 skipped;	/* not measured, as the probe explains */
 	__u64 count[HISTOGRAM_BUCKETS];
-};
-
-/* Where a socket's times go; kept with it. */
-struct histogram_place {
-	__u32 slot;
-	__u32 looked_up; /* low half of jiffies64, and odd; 0: never */
 };
 
 #endif

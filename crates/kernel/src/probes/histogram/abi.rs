@@ -25,26 +25,6 @@ pub mod histogram_limits {
     pub const HISTOGRAM_BITS: Type = 26;
     pub const HISTOGRAM_BUCKETS: Type = 193;
 }
-pub mod histogram_part {
-    #[allow(unused_imports)]
-    use super::*;
-    #[doc = " What tells two distributions apart."]
-    pub type Type = ::core::ffi::c_uint;
-    #[doc = " remote address"]
-    pub const HISTOGRAM_PEER: Type = 1;
-    #[doc = " the /64 or /24 that it is in"]
-    pub const HISTOGRAM_PREFIX: Type = 2;
-    #[doc = " of SciTags"]
-    pub const HISTOGRAM_TAG: Type = 4;
-    #[doc = " name"]
-    pub const HISTOGRAM_PROCESS: Type = 8;
-    pub const HISTOGRAM_PID: Type = 16;
-    pub const HISTOGRAM_CGROUP: Type = 32;
-    pub const HISTOGRAM_USER: Type = 64;
-    pub const HISTOGRAM_NETNS: Type = 128;
-    #[doc = " both ends"]
-    pub const HISTOGRAM_FLOW: Type = 256;
-}
 pub mod histogram_source {
     #[allow(unused_imports)]
     use super::*;
@@ -66,7 +46,7 @@ pub mod histogram_source {
     zerocopy :: KnownLayout,
 )]
 pub struct histogram_settings {
-    #[doc = " enum histogram_part"]
+    #[doc = " enum observe_part"]
     pub parts: __u32,
     #[doc = " enum histogram_source"]
     pub source: __u32,
@@ -80,31 +60,22 @@ const _: () = {
     ["Offset of field: histogram_settings::source"]
         [::core::mem::offset_of!(histogram_settings, source) - 4usize];
 };
-#[doc = " Parts that are not asked for are zero."]
+#[doc = " What tells two distributions apart."]
 #[repr(C)]
 #[derive(zerocopy :: FromBytes, zerocopy :: IntoBytes, zerocopy :: Immutable, zerocopy :: KnownLayout)]
 pub struct histogram_key {
-    pub flow: mark_key,
-    #[doc = " the tag and where it is written, no entropy"]
-    pub word: __u32,
-    #[doc = " number of the network namespace"]
-    pub netns: __u32,
-    pub owner: observe_owner,
+    pub whose: observe_whose,
     #[doc = " of the probe's several distributions which"]
     pub kind: __u32,
-    #[doc = " enum histogram_part: what is known"]
-    pub parts: __u32,
+    pub pad: __u32,
 }
 #[allow(clippy::unnecessary_operation, clippy::identity_op)]
 const _: () = {
-    ["Size of histogram_key"][::core::mem::size_of::<histogram_key>() - 88usize];
+    ["Size of histogram_key"][::core::mem::size_of::<histogram_key>() - 96usize];
     ["Alignment of histogram_key"][::core::mem::align_of::<histogram_key>() - 8usize];
-    ["Offset of field: histogram_key::flow"][::core::mem::offset_of!(histogram_key, flow) - 0usize];
-    ["Offset of field: histogram_key::word"][::core::mem::offset_of!(histogram_key, word) - 40usize];
-    ["Offset of field: histogram_key::netns"][::core::mem::offset_of!(histogram_key, netns) - 44usize];
-    ["Offset of field: histogram_key::owner"][::core::mem::offset_of!(histogram_key, owner) - 48usize];
-    ["Offset of field: histogram_key::kind"][::core::mem::offset_of!(histogram_key, kind) - 80usize];
-    ["Offset of field: histogram_key::parts"][::core::mem::offset_of!(histogram_key, parts) - 84usize];
+    ["Offset of field: histogram_key::whose"][::core::mem::offset_of!(histogram_key, whose) - 0usize];
+    ["Offset of field: histogram_key::kind"][::core::mem::offset_of!(histogram_key, kind) - 88usize];
+    ["Offset of field: histogram_key::pad"][::core::mem::offset_of!(histogram_key, pad) - 92usize];
 };
 #[doc = " Times in µs. All zero: none yet."]
 #[repr(C)]
@@ -137,28 +108,4 @@ const _: () = {
     ["Offset of field: histogram_times::skipped"]
         [::core::mem::offset_of!(histogram_times, skipped) - 24usize];
     ["Offset of field: histogram_times::count"][::core::mem::offset_of!(histogram_times, count) - 32usize];
-};
-#[doc = " Where a socket's times go; kept with it."]
-#[repr(C)]
-#[derive(
-    Debug,
-    Copy,
-    Clone,
-    zerocopy :: FromBytes,
-    zerocopy :: IntoBytes,
-    zerocopy :: Immutable,
-    zerocopy :: KnownLayout,
-)]
-pub struct histogram_place {
-    pub slot: __u32,
-    #[doc = " low half of jiffies64, and odd; 0: never"]
-    pub looked_up: __u32,
-}
-#[allow(clippy::unnecessary_operation, clippy::identity_op)]
-const _: () = {
-    ["Size of histogram_place"][::core::mem::size_of::<histogram_place>() - 8usize];
-    ["Alignment of histogram_place"][::core::mem::align_of::<histogram_place>() - 4usize];
-    ["Offset of field: histogram_place::slot"][::core::mem::offset_of!(histogram_place, slot) - 0usize];
-    ["Offset of field: histogram_place::looked_up"]
-        [::core::mem::offset_of!(histogram_place, looked_up) - 4usize];
 };

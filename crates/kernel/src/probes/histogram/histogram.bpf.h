@@ -121,47 +121,6 @@ static __always_inline __u32 histogram_new_slot(const struct histogram_key *key)
 	return 0;
 }
 
-static __always_inline void histogram_mask_peer(__u8 address[16])
-{
-	__u32 *words = (__u32 *)address;
-
-	if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff))
-		address[15] = 0;
-	else
-		words[2] = words[3] = 0;
-}
-
-static __always_inline void histogram_owner(struct sock *sk, struct observe_owner *owner)
-{
-	struct observe_socket *socket = find_socket(sk);
-
-	if (settings.parts & HISTOGRAM_USER)
-		owner->user = sk->sk_uid.val;
-	if (socket && settings.parts & HISTOGRAM_PID)
-		owner->pid = socket->owner.pid;
-	if (socket && settings.parts & HISTOGRAM_PROCESS)
-		__builtin_memcpy(owner->process, socket->owner.process, sizeof(owner->process));
-	if (socket && settings.parts & HISTOGRAM_CGROUP)
-		owner->cgroup = socket->owner.cgroup ? socket->owner.cgroup : cgroup_of(sk);
-}
-
-static __always_inline void histogram_fill_key(struct sock *sk, const struct mark_key *flow, struct histogram_key *key)
-{
-	key->flow.protocol = flow->protocol;
-	if (settings.parts & HISTOGRAM_FLOW)
-		key->flow = *flow;
-	else if (settings.parts & (HISTOGRAM_PEER | HISTOGRAM_PREFIX))
-		__builtin_memcpy(key->flow.remote_addr, flow->remote_addr, sizeof(flow->remote_addr));
-	if (settings.parts & HISTOGRAM_PREFIX)
-		histogram_mask_peer(key->flow.remote_addr);
-	if (settings.parts & HISTOGRAM_TAG)
-		key->word = word_of_flow(flow) & TAG_OF_WORD;
-	if (settings.parts & HISTOGRAM_NETNS)
-		key->netns = netns_of(sk);
-	histogram_owner(sk, &key->owner);
-	key->parts = settings.parts;
-}
-
 static __noinline __u32 histogram_find(struct histogram_key *key)
 {
 	__u32 *slot;
@@ -180,12 +139,12 @@ static __always_inline __u32 histogram_look_up(struct tcp_sock *tp, __u32 kind)
 	if (!is_wanted_socket(tp, &flow))
 		return HISTOGRAM_UNWANTED;
 	key.kind = kind;
-	histogram_fill_key((struct sock *)tp, &flow, &key);
+	fill_whose((struct sock *)tp, find_socket((struct sock *)tp), &flow, settings.parts, &key.whose);
 	return histogram_find(&key);
 }
 
 /* HISTOGRAM_UNWANTED: the filter leaves this socket out. */
-static __always_inline __u32 histogram_slot(struct histogram_place *place, struct tcp_sock *tp, __u32 kind)
+static __always_inline __u32 histogram_slot(struct observe_place *place, struct tcp_sock *tp, __u32 kind)
 {
 	__u32 now = (__u32)bpf_jiffies64() | 1, slot;
 

@@ -10,11 +10,10 @@ use std::collections::BTreeMap;
 use libbpf_rs::{MapCore, MapFlags};
 use zerocopy::{FromBytes, IntoBytes};
 
-use self::abi::{histogram_key, histogram_limits as limits, histogram_part as part, histogram_times};
+use self::abi::{histogram_key, histogram_limits as limits, histogram_times};
 use super::load::Loaded;
-use super::record::{Context, Flow, Owner, Record, Value, monotonic};
-use super::{Column, Options, Unit};
-use crate::mark::Mark;
+use super::record::{Context, Record, Value};
+use super::{Column, Unit, whose};
 use crate::{Error, Result};
 
 const BUCKETS: usize = limits::HISTOGRAM_BUCKETS as usize;
@@ -25,19 +24,6 @@ pub const BOUNDS: [f64; 19] = [
     10e-6, 20e-6, 50e-6, 100e-6, 200e-6, 500e-6, 1e-3, 2e-3, 5e-3, 10e-3, 20e-3, 50e-3, 0.1, 0.2, 0.5, 1.0,
     2.0, 5.0, 10.0,
 ];
-/// What distributions can be told apart by, as [`Options`] name it.
-const PARTS: [(&str, u32); 9] = [
-    ("peer", part::HISTOGRAM_PEER),
-    ("prefix", part::HISTOGRAM_PREFIX),
-    ("tag", part::HISTOGRAM_TAG),
-    ("process", part::HISTOGRAM_PROCESS),
-    ("pid", part::HISTOGRAM_PID),
-    ("cgroup", part::HISTOGRAM_CGROUP),
-    ("user", part::HISTOGRAM_USER),
-    ("netns", part::HISTOGRAM_NETNS),
-    ("flow", part::HISTOGRAM_FLOW),
-];
-
 /// How often times of which length were met. Times are whole µs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Histogram {
@@ -195,18 +181,6 @@ impl From<&histogram_times> for Histogram {
     }
 }
 
-/// Of the options those that tell distributions apart; of none, the probe's own.
-pub(crate) fn parts(options: &Options, default: &[&str]) -> u32 {
-    let bits = |has: &dyn Fn(&str) -> bool| {
-        PARTS.iter().filter(|(name, _)| has(name)).fold(0, |bits, (_, bit)| bits | bit)
-    };
-    match bits(&|name| options.has(name)) {
-        0 if options.has("all") => 0,
-        0 => bits(&|name| default.contains(&name)),
-        asked => asked,
-    }
-}
-
 /// Everything that a probe of this kind has counted since it began. What is empty is left out.
 ///
 /// # Errors
@@ -224,7 +198,7 @@ pub fn read(loaded: &Loaded, kinds: &[&'static str]) -> Result<Vec<Series>> {
         }
         let kind = key.as_ref().map_or(0, |key| key.kind as usize);
         let part = kinds.get(kind).copied().unwrap_or_default();
-        let context = key.as_ref().map(context_of).unwrap_or_default();
+        let context = key.as_ref().map(|key| whose::context(&key.whose)).unwrap_or_default();
         found.push(Series { context, part, is_other: key.is_none(), skipped: raw.skipped, histogram });
     }
     Ok(found)
@@ -235,22 +209,6 @@ fn times(loaded: &Loaded, slot: u32) -> Result<Option<histogram_times>> {
     let Some(map) = loaded.map("histogram_times") else { return Ok(None) };
     let bytes = map.lookup(slot.as_bytes(), MapFlags::ANY).map_err(failed)?;
     Ok(bytes.and_then(|b| histogram_times::read_from_bytes(&b).ok()))
-}
-
-fn context_of(key: &histogram_key) -> Context {
-    let owner = Owner {
-        user: (key.parts & part::HISTOGRAM_USER != 0).then_some(key.owner.user),
-        ..Owner::from(&key.owner)
-    };
-    Context {
-        time: monotonic(),
-        flow: Flow::from_key(&key.flow),
-        cookie: None,
-        tag: Mark::from_word(key.word).and_then(|mark| mark.label.tag()),
-        owner,
-        netns: (key.netns != 0).then_some(key.netns),
-        interface: None,
-    }
 }
 
 /// Columns of a probe of this kind; the first says which distribution it is.
@@ -345,13 +303,5 @@ mod tests {
         let up_to = |le: f64| classic.iter().find(|(bound, _)| *bound >= le).unwrap().1;
         assert_eq!((up_to(10e-6), up_to(20e-6), up_to(2e-3), up_to(50e-3), up_to(10.0)), (1, 2, 3, 4, 4));
         assert!(classic.windows(2).all(|w| w[0].1 <= w[1].1 && w[0].0 < w[1].0));
-    }
-
-    #[test]
-    fn distributions_are_told_apart_by_what_is_asked() {
-        let options = |names: &[&str]| Options::new(names.iter().map(|n| (*n).to_owned()));
-        assert_eq!(parts(&options(&[]), &["tag"]), part::HISTOGRAM_TAG);
-        assert_eq!(parts(&options(&["peer", "pid"]), &["tag"]), part::HISTOGRAM_PEER | part::HISTOGRAM_PID);
-        assert_eq!(parts(&options(&["all"]), &["tag"]), 0);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::abi::life_facts as facts;
 use super::listed::History;
-use crate::tcp_info::{Sample, state};
+use crate::tcp_info::state;
 
 /// How and by whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,10 +22,10 @@ impl End {
     pub(super) const OPEN: Self = Self { how: "open", by: None };
 
     /// `before` is the state before the end, `seen` of `enum life_facts`.
-    pub(super) fn of(history: &History, before: u16, seen: u32, sample: &Sample) -> Self {
+    pub(super) fn of(history: &History, before: u16, seen: u32) -> Self {
         let before = u8::try_from(before).unwrap_or(0);
         if before == state::SYN_SENT {
-            return Self::of_attempt(history, sample.info.segs_out);
+            return Self::of_attempt(history, seen);
         }
         if let Some(error) = history.error.and_then(|error| Self::of_error(error.into())) {
             return error;
@@ -49,13 +49,13 @@ impl End {
     }
 
     /// Of one that was never established.
-    fn of_attempt(history: &History, sent: u32) -> Self {
+    fn of_attempt(history: &History, seen: u32) -> Self {
         if history.reset_received {
             return Self { how: "refused", by: REMOTE };
         }
         match history.error.map(i32::from) {
             Some(error) => Self::of_error(error).unwrap_or(Self { how: "error", by: None }),
-            None if sent == 0 => Self { how: "unsent", by: LOCAL },
+            None if seen & facts::LIFE_UNSENT != 0 => Self { how: "unsent", by: LOCAL },
             None => Self { how: "aborted", by: LOCAL },
         }
     }
@@ -95,7 +95,6 @@ mod tests {
     use libc::{ECONNABORTED, ECONNREFUSED, ECONNRESET, EHOSTUNREACH, EPIPE, ETIMEDOUT};
 
     use super::*;
-    use crate::tcp_info::TcpInfo;
 
     fn ended(
         before: u8,
@@ -105,8 +104,7 @@ mod tests {
     ) -> (&'static str, Option<&'static str>) {
         let error = u16::try_from(error).ok().filter(|e| *e != 0);
         let history = History { error, reset_received: received, reset_sent: sent, ..History::default() };
-        let info = TcpInfo { segs_out: 1, ..TcpInfo::default() };
-        let end = End::of(&history, before.into(), seen, &Sample { info, ..Sample::default() });
+        let end = End::of(&history, before.into(), seen);
         (end.how, end.by)
     }
 
@@ -187,7 +185,7 @@ mod tests {
 
     #[test]
     fn an_attempt_without_a_segment_was_not_sent() {
-        let end = End::of(&History::default(), state::SYN_SENT.into(), 0, &Sample::default());
+        let end = End::of(&History::default(), state::SYN_SENT.into(), facts::LIFE_UNSENT);
         assert_eq!((end.how, end.by), ("unsent", LOCAL));
     }
 

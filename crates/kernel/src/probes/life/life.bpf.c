@@ -20,6 +20,25 @@
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
 
+const volatile struct life_settings settings SEC(".rodata.probe") = {};
+
+/* How many connections ended alike, where sums are asked for. Full: counted in life_others. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct life_sum);
+	__type(value, __u64);
+} life_sums SEC(".maps");
+
+/* Key: 0. Connections that ended and have no room above. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} life_others SEC(".maps");
+
 static __always_inline void opened(struct sock *sk, __u8 flag)
 {
 	struct observe_socket *socket = make_socket(sk);
@@ -87,40 +106,86 @@ static __always_inline __u16 last_error(const struct sock *sk, const struct obse
 	return sk->sk_err;
 }
 
-static __always_inline void read_end(struct life_event *event, const struct tcp_sock *tp, const struct sock *sk,
-				     int oldstate)
+static __always_inline __u8 facts_of(const struct tcp_sock *tp, const struct sock *sk)
 {
 	__u64 flags = sk->__sk_common.skc_flags;
 
-	event->socket.error = last_error(sk, &event->socket, oldstate);
-	if (!event->socket.established)
-		event->socket.syn_retries = tp->total_retrans;
-	event->facts = (flags >> SOCK_DONE & 1 ? LIFE_FIN_RECEIVED : 0) | (flags >> SOCK_DEAD & 1 ? LIFE_ORPHAN : 0);
-	event->pad = 0;
+	return (flags >> SOCK_DONE & 1 ? LIFE_FIN_RECEIVED : 0) | (flags >> SOCK_DEAD & 1 ? LIFE_ORPHAN : 0) |
+	       (tp->segs_out ? 0 : LIFE_UNSENT);
 }
 
-static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int oldstate)
+static __always_inline void tell_end(struct tcp_sock *tp, struct sock *sk, const struct mark_key *key, int oldstate)
 {
-	struct mark_key key __attribute__((aligned(8))) = {};
+	struct life_event *event = reserve_event(sizeof(*event));
 	struct observe_socket *socket;
-	struct life_event *event;
 
-	if (!observe.events || !is_wanted_socket(tp, &key))
-		return;
-	event = reserve_event(sizeof(*event));
 	if (!event)
 		return;
 	socket = find_socket(sk);
-	fill_event_of(&event->event, sk, &key, socket);
+	fill_event_of(&event->event, sk, key, socket);
 	event->event.kind = LIFE_CLOSED;
 	event->event.state = oldstate;
 	__builtin_memset(&event->socket, 0, sizeof(event->socket));
 	__builtin_memset(&event->tcp, 0, sizeof(event->tcp));
 	if (socket)
 		event->socket = *socket;
-	read_end(event, tp, sk, oldstate);
+	event->socket.error = last_error(sk, &event->socket, oldstate);
+	if (!event->socket.established)
+		event->socket.syn_retries = tp->total_retrans;
+	event->facts = facts_of(tp, sk);
+	event->pad = 0;
 	read_tcp(tp, oldstate, &event->tcp);
 	submit_event(event);
+}
+
+/* The sum of those that ended like this one, or of those that have none. */
+static __always_inline __u64 *find_sum(const struct life_sum *end)
+{
+	__u64 *sum = bpf_map_lookup_elem(&life_sums, end), none = 0;
+	__u32 zero = 0;
+
+	if (sum)
+		return sum;
+	if (!bpf_map_update_elem(&life_sums, end, &none, BPF_NOEXIST))
+		count(OBSERVE_FLOWS);
+	sum = bpf_map_lookup_elem(&life_sums, end);
+	if (sum)
+		return sum;
+	count(OBSERVE_EVICTED);
+	return bpf_map_lookup_elem(&life_others, &zero);
+}
+
+#define SUMMED_FLAGS (OBSERVE_ACTIVE | OBSERVE_PASSIVE | OBSERVE_RESET_RECEIVED | OBSERVE_RESET_SENT)
+
+static __always_inline void sum_up_end(struct tcp_sock *tp, struct sock *sk, const struct mark_key *key, int oldstate)
+{
+	struct observe_socket *socket = find_socket(sk);
+	struct life_sum end = {};
+	__u64 *sum;
+
+	fill_whose(sk, socket, key, settings.parts, &end.whose);
+	end.state = oldstate;
+	end.error = sk->sk_err;
+	end.facts = facts_of(tp, sk);
+	if (socket) {
+		end.error = last_error(sk, socket, oldstate);
+		end.flags = socket->flags & SUMMED_FLAGS;
+	}
+	sum = find_sum(&end);
+	if (sum)
+		__sync_fetch_and_add(sum, 1);
+}
+
+static __always_inline void closed(struct tcp_sock *tp, struct sock *sk, int oldstate)
+{
+	struct mark_key key __attribute__((aligned(8))) = {};
+
+	if ((!observe.events && !settings.sums) || !is_wanted_socket(tp, &key))
+		return;
+	if (settings.sums)
+		sum_up_end(tp, sk, &key, oldstate);
+	else
+		tell_end(tp, sk, &key, oldstate);
 }
 
 static __always_inline void changed(struct tcp_sock *tp, struct sock *sk, int oldstate, int newstate)

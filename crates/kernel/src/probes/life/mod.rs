@@ -6,12 +6,17 @@ mod listed;
 
 pub use self::listed::{Direction, History, Listed};
 
-use self::abi::life_event;
+use zerocopy::{FromZeros, IntoBytes};
+
+use self::abi::{life_event, life_settings, life_sum};
 use self::end::End;
+use super::abi::observe_socket;
 use super::record::{self, Context, Record, Value};
-use super::{Column, Description, Flag, Measure, Merge, Metric, Source, Unit};
-use crate::mark;
+use super::{
+    Alike, Column, Description, Flag, Loaded, Measure, Merge, Metric, Options, SUMS, Source, Unit, whose,
+};
 use crate::tcp_info::{Sample, sweep};
+use crate::{Result, mark};
 
 /// `flowtag life`.
 pub static PROBE: Description = Description {
@@ -48,10 +53,10 @@ pub static PROBE: Description = Description {
         labels: &["direction", "end", "by"],
         measure: Measure::Records,
     }],
-    settings: |_| Vec::new(),
+    settings,
     leave_out: || &[],
     at_start: &[HOLDERS],
-    source: Source::Events(decode),
+    source: Source::EventsOrSums(decode, sums),
 };
 
 /// The switch that asks for [`Listed::record`]s.
@@ -103,15 +108,46 @@ const COLUMNS: &[Column] = &[
         .merge(Merge::Drop),
 ];
 
+fn settings(options: &Options) -> Vec<u8> {
+    let settings = life_settings { sums: options.has(SUMS).into(), parts: whose::parts(options, &[]) };
+    settings.as_bytes().to_vec()
+}
+
 fn decode(bytes: &[u8]) -> Option<Record> {
     let raw: life_event = record::read(bytes)?;
     let history = History::from(&raw.socket);
     let sample = sweep::sample(&raw.tcp, mark::tick());
     let context = Context::from(&raw.event);
-    let end = End::of(&history, raw.event.state, raw.facts, &sample);
+    let end = End::of(&history, raw.event.state, raw.facts);
     let error = history.error.map(|number| end::reason(number.into()));
     let values = values(&context, &history, &sample, &end, error);
     Some(Record { context, values })
+}
+
+/// How many connections ended, by whose they were and how it came.
+fn sums(loaded: &Loaded) -> Result<Vec<Alike>> {
+    let ends = loaded.entries::<life_sum, u64>("life_sums")?;
+    let others = loaded.entries::<u32, u64>("life_others")?;
+    let ends = ends.into_iter().map(|(end, counts)| (Some(of_sum(&end)), counts));
+    let all = ends.chain(others.into_iter().map(|(_, counts)| (None, counts)));
+    Ok(all
+        .map(|(record, counts)| Alike { record, count: counts.into_iter().sum() })
+        .filter(|a| a.count > 0)
+        .collect())
+}
+
+/// Only what metrics are told apart by.
+fn of_sum(raw: &life_sum) -> Record {
+    let socket = observe_socket { flags: raw.flags, error: raw.error, ..FromZeros::new_zeroed() };
+    let history = History::from(&socket);
+    let end = End::of(&history, raw.state, raw.facts.into());
+    let value = |column: &Column| match column.name {
+        "end" => end.how.into(),
+        "by" => end.by.into(),
+        "direction" => history.direction.map(Direction::name).into(),
+        _ => Value::None,
+    };
+    Record { context: whose::context(&raw.whose), values: COLUMNS.iter().map(value).collect() }
 }
 
 impl Listed {

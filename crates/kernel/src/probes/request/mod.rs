@@ -6,7 +6,7 @@ use zerocopy::IntoBytes;
 
 use super::histogram::abi::histogram_settings;
 use super::histogram::{self, COLUMNS, Series};
-use super::{Description, Loaded, Options, Source};
+use super::{Description, Loaded, Options, Source, whose};
 use crate::Result;
 
 /// By [`abi::request_kind`].
@@ -36,7 +36,7 @@ pub static PROBE: Description = Description {
 };
 
 fn settings(options: &Options) -> Vec<u8> {
-    let settings = histogram_settings { parts: histogram::parts(options, &["peer", "process"]), source: 0 };
+    let settings = histogram_settings { parts: whose::parts(options, &["peer", "process"]), source: 0 };
     settings.as_bytes().to_vec()
 }
 

@@ -30,7 +30,7 @@ enum turn {
 };
 
 struct request_socket {
-	struct histogram_place places[REQUEST_KINDS];
+	struct observe_place places[REQUEST_KINDS];
 	__u64 sent;	/* last new data left; CLOCK_MONOTONIC, ns */
 	__u64 received; /* last new data came; likewise */
 	__u32 written;	/* write_seq as data left last */

@@ -4,7 +4,7 @@ use zerocopy::IntoBytes;
 
 use super::histogram::abi::{histogram_settings, histogram_source as source};
 use super::histogram::{self, COLUMNS, Series};
-use super::{Description, Loaded, Measure, Metric, Options, Source};
+use super::{Description, Loaded, Measure, Metric, Options, Source, whose};
 use crate::btf::Vmlinux;
 use crate::{Result, cgroup};
 
@@ -63,7 +63,7 @@ fn leave_out() -> &'static [&'static str] {
 
 fn settings(options: &Options) -> Vec<u8> {
     let source = if has_cgroups() { source::HISTOGRAM_UNARMED } else { source::HISTOGRAM_ALL };
-    let settings = histogram_settings { parts: histogram::parts(options, &["peer", "tag"]), source };
+    let settings = histogram_settings { parts: whose::parts(options, &["peer", "tag"]), source };
     settings.as_bytes().to_vec()
 }
 

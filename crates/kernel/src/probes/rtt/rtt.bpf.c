@@ -22,20 +22,6 @@ char LICENSE[] SEC("license") = "Dual BSD/GPL";
 /* Of enum in linux/bpf.h since 6.12; others refuse it. */
 #define SOCK_OPS_CB_FLAGS 1008
 
-struct rtt_socket {
-	struct histogram_place place;
-	__u32 round; /* rtt_seq as the last sample was taken at tcp_probe */
-	__u32 pad;
-};
-
-/* With each socket that was sampled. Freed with it. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct rtt_socket);
-} rtt_sockets SEC(".maps");
-
 /* The sample that was not smoothed: of the segment that was sent last of those that are acknowledged. At the first there is
  * nothing to smooth yet. */
 static __always_inline __u32 latest_rtt(const struct tcp_sock *tp)
@@ -45,9 +31,9 @@ static __always_inline __u32 latest_rtt(const struct tcp_sock *tp)
 	return rtt ? rtt : tp->srtt_us >> 3;
 }
 
-static __always_inline void add_sample(struct rtt_socket *socket, struct tcp_sock *tp, __u32 rtt)
+static __always_inline void add_sample(struct observe_socket *socket, struct tcp_sock *tp, __u32 rtt)
 {
-	__u32 slot = histogram_slot(&socket->place, tp, 0);
+	__u32 slot = histogram_slot(&socket->rtt, tp, 0);
 
 	if (slot != HISTOGRAM_UNWANTED && rtt)
 		histogram_add(slot, rtt);
@@ -56,26 +42,31 @@ static __always_inline void add_sample(struct rtt_socket *socket, struct tcp_soc
 static __always_inline void measured(struct bpf_sock_ops *ops)
 {
 	struct bpf_sock *sk = ops->sk;
-	struct rtt_socket *socket;
+	struct observe_socket *socket;
 	struct tcp_sock *tp;
 	__u32 rtt = ops->args[0];
 
 	if (!sk)
 		return;
 	tp = bpf_skc_to_tcp_sock(sk);
-	if (!tp)
+	if (!tp || !is_wanted_netns(netns_of((struct sock *)tp)))
 		return;
-	socket = bpf_sk_storage_get(&rtt_sockets, tp, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+	socket = make_socket((struct sock *)tp);
 	if (socket)
 		add_sample(socket, tp, rtt ? rtt : latest_rtt(tp));
-	else
-		count(OBSERVE_EVICTED);
 }
 
-/* Others ask for callbacks of their own on the same socket: theirs stay. */
+/* Others ask for callbacks of their own on the same socket: theirs stay. The cgroup is that of all network namespaces. */
 static __always_inline void ask_for_samples(struct bpf_sock_ops *ops)
 {
-	bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+	struct bpf_sock *sk = ops->sk;
+	struct tcp_sock *tp;
+
+	if (!sk)
+		return;
+	tp = bpf_skc_to_tcp_sock(sk);
+	if (tp && is_wanted_netns(netns_of((struct sock *)tp)))
+		bpf_sock_ops_cb_flags_set(ops, ops->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 }
 
 SEC("sockops")
@@ -102,11 +93,10 @@ int flowtag_rtt_arm(struct bpf_iter__tcp *ctx)
 	struct tcp_sock *tp;
 	int flags;
 
-	if (!common || common->skc_state == TCP_TIME_WAIT || common->skc_state == TCP_NEW_SYN_RECV ||
-	    common->skc_state == TCP_LISTEN)
+	if (!common || !is_connected(common->skc_state))
 		return 0;
 	tp = bpf_skc_to_tcp_sock(common);
-	if (!tp)
+	if (!tp || !is_wanted_netns(netns_of((struct sock *)tp)))
 		return 0;
 	flags = tp->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG;
 	bpf_setsockopt(tp, SOL_TCP, SOCK_OPS_CB_FLAGS, &flags, sizeof(flags));
@@ -119,16 +109,18 @@ SEC("tp_btf/tcp_probe")
 int BPF_PROG(flowtag_rtt_segment, struct sock *sk, struct sk_buff *skb)
 {
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-	struct rtt_socket *socket;
+	struct observe_socket *socket;
 	bool is_first;
 
-	if (!tp || (settings.source == HISTOGRAM_UNARMED && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG))
+	if (!tp || !is_wanted_netns(netns_of(sk)))
 		return 0;
-	socket = bpf_sk_storage_get(&rtt_sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!socket || socket->round == tp->rtt_seq)
+	if (settings.source == HISTOGRAM_UNARMED && tp->bpf_sock_ops_cb_flags & BPF_SOCK_OPS_RTT_CB_FLAG)
 		return 0;
-	is_first = !socket->round;
-	socket->round = tp->rtt_seq;
+	socket = make_socket(sk);
+	if (!socket || socket->rtt_round == tp->rtt_seq)
+		return 0;
+	is_first = !socket->rtt_round;
+	socket->rtt_round = tp->rtt_seq;
 	if (!is_first)
 		add_sample(socket, tp, latest_rtt(tp));
 	return 0;

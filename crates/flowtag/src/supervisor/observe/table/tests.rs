@@ -136,7 +136,8 @@ fn sums_of_the_kernel_replace_those_before_and_stay_when_their_probe_ends() {
         [(_, Cell::Count(moved))] => *moved,
         other => panic!("{other:?}"),
     };
-    let rows = |length| [record("RTO", length, None, None), record("RTO", 1, None, None)];
+    let row = |length| Alike { record: Some(record("RTO", length, None, None)), count: 1 };
+    let rows = |length| [row(length), row(1)];
     table.set("events", &rows(10), &names);
     table.set("events", &rows(20), &names);
     assert_eq!(moved(&table), 21);
@@ -149,4 +150,16 @@ fn sums_of_the_kernel_replace_those_before_and_stay_when_their_probe_ends() {
     table.adapt(&other, &[&EVENTS]);
     table.set("events", &rows(1), &names);
     assert_eq!(moved(&table), 2, "series of another kind begin anew");
+}
+
+#[test]
+fn what_is_alike_counts_as_often_as_it_was() {
+    let (mut table, names) = (tables(""), names());
+    let alike = |count, kind| Alike { record: Some(record(kind, 0, None, None)), count };
+    let rest = Alike { record: None, count: 2 };
+    table.set("events", &[alike(40, "RTO"), alike(1, "TLP"), alike(2, "RTO"), rest], &names);
+    let [rto, tlp] = ["RTO", "TLP"].map(|kind| key(Whose::Nobody, &[kind]));
+    let expected =
+        [(rto, Cell::Count(42)), (tlp, Cell::Count(1)), (key(Whose::Other, &["other"]), Cell::Count(2))];
+    assert_eq!(seen(&table, "m_records"), expected);
 }
