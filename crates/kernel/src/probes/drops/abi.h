@@ -17,6 +17,7 @@ enum drops_limits {
 	DROPS_MAX_ROWS = 4096,
 	DROPS_MAX_FLOWS = 16384, /* rows where they are told apart by flow */
 	DROPS_MAX_STACKS = 1024,
+	DROPS_STACK_SKIP = 2,	/* calls between the drop and the program, at least */
 	DROPS_STACK_DEPTH = 32, /* callers that are kept of each */
 	DROPS_MAX_NAMES = 1024,
 };

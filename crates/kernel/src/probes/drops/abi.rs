@@ -56,6 +56,8 @@ pub mod drops_limits {
     #[doc = " rows where they are told apart by flow"]
     pub const DROPS_MAX_FLOWS: Type = 16384;
     pub const DROPS_MAX_STACKS: Type = 1024;
+    #[doc = " calls between the drop and the program, at least"]
+    pub const DROPS_STACK_SKIP: Type = 2;
     #[doc = " callers that are kept of each"]
     pub const DROPS_STACK_DEPTH: Type = 32;
     pub const DROPS_MAX_NAMES: Type = 1024;

@@ -43,7 +43,7 @@ struct {
 	__type(value, struct drops_sum);
 } drops_other SEC(".maps");
 
-/* Key: what bpf_get_stackid() gave. Full, or another in its place: the row is without. */
+/* Key: what bpf_get_stackid() gave. Others in its places: the row is without. */
 struct {
 	__uint(type, BPF_MAP_TYPE_STACK_TRACE);
 	__uint(max_entries, DROPS_MAX_STACKS);
@@ -194,6 +194,17 @@ static __always_inline bool read_flow(const struct sk_buff *skb, struct drops_ke
 	return true;
 }
 
+/* A stack's place in the map is by its hash: where another is in it, without one more of the calls that led from the drop to
+ * here, which nobody is shown. */
+static __always_inline __s32 stack_of(void *ctx)
+{
+	__s32 id = -1;
+
+	for (int skip = 0; skip <= DROPS_STACK_SKIP && id < 0; skip++)
+		id = bpf_get_stackid(ctx, &drops_stacks, BPF_F_FAST_STACK_CMP | skip);
+	return id;
+}
+
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(flowtag_drops, struct sk_buff *skb, void *location)
 {
@@ -214,7 +225,7 @@ int BPF_PROG(flowtag_drops, struct sk_buff *skb, void *location)
 	key.location = (__u64)location;
 	key.reason = settings.has_reason ? (__u32)ctx[2] : 0;
 	key.ethertype = skb->protocol;
-	key.stack = settings.stacks ? bpf_get_stackid(ctx, &drops_stacks, BPF_F_FAST_STACK_CMP) : -1;
+	key.stack = settings.stacks ? stack_of(ctx) : -1;
 	add_drop(skb, &key, dev, &process);
 	return 0;
 }
