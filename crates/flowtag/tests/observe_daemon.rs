@@ -200,7 +200,7 @@ fn traffic(site: &Site) {
 fn what_happens_to_connections_is_exported_by_whose_they_are_and_is_what_the_kernel_counted() {
     require_root!();
     // An output with a target, which has metrics, too.
-    let collector = "[outputs.firefly]\ndestination = false\n\
+    let collector = "[observe]\n[outputs.firefly]\ndestination = false\n\
                      [[outputs.firefly.collectors]]\naddress = \"[::1]:10515\"\n";
     let site = Site::new("obs-daemon", collector);
     let before = (counter(&site.a, "TcpRetransSegs"), scrape(&site.a));

@@ -20,14 +20,25 @@ impl Observing {
     /// Starts `flowtag ARGS` on a host, and waits until it watches.
     #[track_caller]
     pub fn start(host: &Host, args: &[&str]) -> Self {
-        Self::start_with(host, args, None)
+        Self::begin(host, args, None, 80)
+    }
+
+    /// As above, on a terminal with so many columns.
+    #[track_caller]
+    pub fn start_on(columns: u16, host: &Host, args: &[&str]) -> Self {
+        Self::begin(host, args, None, columns)
     }
 
     /// As above, with the tags of a daemon.
     #[track_caller]
     pub fn start_with(host: &Host, args: &[&str], socket: Option<&Path>) -> Self {
+        Self::begin(host, args, socket, 80)
+    }
+
+    #[track_caller]
+    fn begin(host: &Host, args: &[&str], socket: Option<&Path>, columns: u16) -> Self {
         let mut command = host.command(daemon::binary());
-        command.args(args).env("COLUMNS", "80").env("TZ", "UTC").env("RUST_BACKTRACE", "0");
+        command.args(args).env("COLUMNS", columns.to_string()).env("TZ", "UTC").env("RUST_BACKTRACE", "0");
         let nowhere = Path::new("/nonexistent/flowtag.sock");
         command.env("FLOWTAG_SOCKET", socket.unwrap_or(nowhere));
         let mut process = Process::spawn(command).expect("flowtag");
