@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::cli;
-use common::daemon::{Daemon, binary};
+use common::daemon::{Daemon, binary, is_guest};
 use common::hosts::{Hosts, between, hooks, one_label, seen, tag};
 use flowtag_kernel::mark::{HookChoice, Marker, Settings};
 use flowtag_testbed::{Host, checked, require_root, wait_until};
@@ -15,9 +15,8 @@ use nix::sys::signal::Signal;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// An emulated machine, which tells by FLOWTAG_BIN, is an order of magnitude slower.
 fn a_second() -> Duration {
-    Duration::from_secs(if std::env::var_os("FLOWTAG_BIN").is_some() { 10 } else { 1 })
+    Duration::from_secs(if is_guest() { 10 } else { 1 })
 }
 
 fn config(hook: &str) -> String {

@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::cli;
-use common::daemon::{Daemon, binary};
+use common::daemon::{Daemon, binary, is_guest};
 use common::hosts::{Hosts, connect_from, counter, listen, on, transfer};
 use flowtag_kernel::probes::{Measure, Metric, PROBES};
 use flowtag_testbed::{Host, ImpairedLink, Impairment, Loss, Testbed, require_root, wait_until};
@@ -236,6 +236,7 @@ fn what_happens_to_connections_is_exported_by_whose_they_are_and_is_what_the_ker
     assert_eq!(sum(&now, "flowtag_series_dropped_total", &[]), 0.0);
     assert_eq!(first("flowtag_tcp_retransmit_segments_total"), 0.0);
     times(&now);
+    // A guest has no parsers of others.
     if !is_guest() {
         formats(&site);
     }
@@ -255,11 +256,6 @@ fn times(now: &Samples) {
     assert_eq!(sum(now, "flowtag_tcp_rtt_seconds_bucket", &infinite), count);
     let mean = sum(now, "flowtag_tcp_rtt_seconds_sum", &CMS) / count;
     assert!(mean > 1e-6 && mean < 2.0, "{mean} s on a veth");
-}
-
-/// A virtual machine has neither others' parsers nor a setpriv that is more than BusyBox's.
-fn is_guest() -> bool {
-    std::env::var_os("FLOWTAG_BIN").is_some()
 }
 
 /// Others' parsers read it, too.
@@ -446,6 +442,7 @@ fn without_bpf(host: &Host) -> impl FnOnce(&[OsString]) -> Command {
 #[test]
 fn a_daemon_that_may_load_nothing_says_so_and_does_the_rest() {
     require_root!();
+    // BusyBox's setpriv cannot do it.
     if is_guest() {
         return;
     }

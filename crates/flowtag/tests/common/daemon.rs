@@ -15,6 +15,11 @@ use tempfile::TempDir;
 /// How long a start or a stop may take before the test gives up; ample for an emulated machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// An emulated machine: an order of magnitude slower, and with few programs. Where its own program is says so.
+pub fn is_guest() -> bool {
+    std::env::var_os("FLOWTAG_BIN").is_some()
+}
+
 /// The program under test: FLOWTAG_BIN where the tests run on another machine than the one that built them.
 pub fn binary() -> OsString {
     std::env::var_os("FLOWTAG_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_flowtag").into())
@@ -256,7 +261,7 @@ fn write_config(dir: &Dir, toml: &str) -> PathBuf {
     let _: PathBuf = default(&["inputs", "pipe"], "path", "pipe");
     let socket = default(&["inputs", "control"], "path", "control.sock");
     // To load the probes takes an emulated machine ten seconds: there only the tests that are about them have them.
-    if std::env::var_os("FLOWTAG_BIN").is_some() {
+    if is_guest() {
         let off = toml::Table::from_iter([("enabled".to_owned(), false.into())]);
         config.entry("observe").or_insert_with(|| off.into());
     }
