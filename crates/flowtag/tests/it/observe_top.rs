@@ -195,7 +195,6 @@ fn a_table_says_how_long_it_looked_and_ends_with_all() {
             (r"\d\d:\d\d:\d\d\.\d{3}", "12:00:00.000"),
             (r"\d+\.\ds:", "1.0s:"),
             (r"(106K.*100  0)  \S+", "$1  106K"),
-            (r"observe_top-\w*", "observe_top"),
             (r"flows \d+", "flows 3"),
         ],
     );

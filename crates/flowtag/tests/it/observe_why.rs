@@ -236,7 +236,7 @@ fn people_read_it_in_four_lines() {
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     let replace = [
         (r"\n {2,4}([^ →])", " $1"),
-        (r"\[[0-9a-f:]+\]:\d+ → \[[0-9a-f:]+\]:5000  ?\S+\[\d+\]", "[a]:40000 → [b]:5000  observe_why[1]"),
+        (r"\[[0-9a-f:]+\]:\d+ → \[[0-9a-f:]+\]:5000  ?\S+\[\d+\]", "[a]:40000 → [b]:5000  tests[1]"),
         (r"\[[NLTRBQ.]{20}\] [a-z0-9%, ]+%", "[BAR] SHARES"),
         (r"\d+(\.\d+)?( ?[numkKMG]?(s|B|bit/s)\b|%)", "N$2"),
         (r"(cwnd|events|flows) \d+", "$1 N"),
