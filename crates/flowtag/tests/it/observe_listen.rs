@@ -53,8 +53,6 @@ fn last(records: &[Value], port: u16) -> &Value {
 #[test]
 fn a_full_backlog_its_peak_and_every_drop_are_told() {
     require_root!();
-    // Of this test program it differs from build to build.
-    std::fs::write("/proc/self/comm", "listener").expect("a name");
     let hosts = Hosts::new("listen");
     // Before and after the command began.
     let slow = listener(&hosts.b, hosts.dst(5000), 1);

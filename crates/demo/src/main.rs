@@ -34,10 +34,8 @@ fn main() {
 
 fn demo() -> Result<()> {
     ensure!(flowtag_testbed::root(), "network namespaces and eBPF need root: sudo make demo");
-    let flowtag = std::env::current_exe()?
-        .with_file_name("../flowtag")
-        .canonicalize()
-        .context("flowtag is not built")?;
+    let flowtag =
+        std::env::current_exe()?.with_file_name("flowtag").canonicalize().context("flowtag is not built")?;
     title("1. Two hosts, one link, one daemon");
     let bed = Testbed::new("demo")?;
     let (storage, client) = (bed.host("storage")?, bed.host("client")?);

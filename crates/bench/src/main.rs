@@ -48,7 +48,7 @@ fn main() -> Result<()> {
     }
     ensure!(flowtag_testbed::root(), "eBPF and network namespaces need root: sudo make bench");
     let flowtag: PathBuf =
-        std::env::current_exe()?.with_file_name("../flowtag").canonicalize().context("not built")?;
+        std::env::current_exe()?.with_file_name("flowtag").canonicalize().context("not built")?;
     let only: Vec<String> = std::env::args().skip(1).collect();
     let unknown = only.iter().find(|name| !SECTIONS.contains(&name.as_str()));
     ensure!(unknown.is_none(), "there is no section {unknown:?}: name some of {}", SECTIONS.join(", "));
