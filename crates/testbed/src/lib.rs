@@ -31,6 +31,7 @@ mod host;
 mod impair;
 mod link;
 mod process;
+mod schema;
 mod tun;
 mod wait;
 
@@ -42,6 +43,7 @@ pub use host::Host;
 pub use impair::{Counters, ImpairedLink, Impairment, Loss};
 pub use link::{Chain, Link, LinkOptions, Side};
 pub use process::{Ended, Process};
+pub use schema::JsonSchema;
 pub use tun::TunLink;
 pub use wait::{WAIT, wait_until};
 

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::io::{BufReader, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::LazyLock;
 
 use crate::common::api::{self, Answer, Watch};
 use crate::common::daemon::Daemon;
-use jsonschema::Validator;
+use flowtag_testbed::JsonSchema;
 use serde_json::{Value, json};
 
 /// Answers that no client can bring about from outside, or not here.
@@ -19,6 +20,14 @@ const UNPROVOKED: [&str; 3] = [
 
 const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
+/// The description's schemas, once for all tests of a process.
+static SCHEMAS: LazyLock<JsonSchema> =
+    LazyLock::new(|| JsonSchema::new(&json!({ "components": spec()["components"] })));
+
+fn spec() -> Value {
+    serde_saphyr::from_str(include_str!("../../../../docs/openapi.yaml")).expect("YAML")
+}
+
 /// The description, and what of it has been seen to be true.
 struct Contract {
     spec: Value,
@@ -28,8 +37,7 @@ struct Contract {
 
 impl Contract {
     fn new() -> Self {
-        let spec = serde_saphyr::from_str(include_str!("../../../../docs/openapi.yaml")).expect("YAML");
-        Self { spec, seen: BTreeSet::new() }
+        Self { spec: spec(), seen: BTreeSet::new() }
     }
 
     /// Method, path and description of all that is documented.
@@ -53,23 +61,6 @@ impl Contract {
         reference.unwrap_or(value)
     }
 
-    /// A validator for a schema anywhere in the description.
-    fn validator(&self, schema: &Value) -> Validator {
-        let whole = json!({ "components": self.spec["components"], "allOf": [schema] });
-        let options = jsonschema::draft202012::options().should_validate_formats(true);
-        options.build(&whole).expect("a schema")
-    }
-
-    #[track_caller]
-    fn assert_valid(&self, schema: &Value, what: &str, value: &Value) {
-        let errors: Vec<_> = self
-            .validator(schema)
-            .iter_errors(value)
-            .map(|e| format!("{e} at {}", e.instance_path()))
-            .collect();
-        assert!(errors.is_empty(), "{what} is not as documented: {errors:?}\n{value:#}");
-    }
-
     fn request_schema(&self, path: &str) -> &Value {
         &self.operation("POST", path)["requestBody"]["content"]["application/json"]["schema"]
     }
@@ -90,7 +81,7 @@ impl Contract {
         let (media_type, content) = content.iter().next().expect("a media type");
         assert_eq!(answer.header("content-type"), Some(media_type.as_str()), "{what}");
         if media_type == "application/json" {
-            self.assert_valid(&content["schema"], &what, &answer.json());
+            assert_valid(&content["schema"], &what, &answer.json());
         }
         self.seen.insert(what);
     }
@@ -129,6 +120,13 @@ impl Contract {
             .map(|(_, path, _)| path)
             .collect()
     }
+}
+
+/// Holds a value against a schema anywhere in the description.
+#[track_caller]
+fn assert_valid(schema: &Value, what: &str, value: &Value) {
+    let errors = SCHEMAS.errors_of_part(schema, value);
+    assert!(errors.is_empty(), "{what} is not as documented: {errors:?}\n{value:#}");
 }
 
 fn values(examples: &Value) -> Vec<Value> {
@@ -302,7 +300,7 @@ fn changes_are_watched(contract: &mut Contract, watch: &mut Watch) {
         ["started 1", "started 2", "started 3", "updated 1", "started 4", "ended 4", "ended 1", "ended 2"];
     for expected in expected {
         let line = watch.line();
-        contract.assert_valid(&schema["schema"], "a line of a watch", &line);
+        assert_valid(&schema["schema"], "a line of a watch", &line);
         assert_eq!(format!("{} {}", line["change"].as_str().expect("a word"), line["flow"]["id"]), expected);
     }
     contract.seen.insert("GET /v1/watch 200".to_owned());
@@ -408,8 +406,8 @@ fn assert_malformed(
     body: &Value,
     expected: &str,
 ) {
-    let valid = contract.validator(contract.request_schema(path)).is_valid(body);
-    assert!(!valid, "{what}: the description allows {body}");
+    let errors = SCHEMAS.errors_of_part(contract.request_schema(path), body);
+    assert!(!errors.is_empty(), "{what}: the description allows {body}");
     let answer = api::post(daemon, path, body);
     assert_eq!(answer.status, 400, "{what}: {}", answer.error());
     assert!(answer.error().contains(expected), "{what}: {}", answer.error());
@@ -442,7 +440,7 @@ fn a_null_is_as_good_as_a_key_that_is_not_there() {
     for (path, body, status) in
         [("/v1/flows", start, 201), ("/v1/flows/end", end, 200), ("/v1/rules", rule, 201)]
     {
-        contract.assert_valid(contract.request_schema(path), "the request", &body);
+        assert_valid(contract.request_schema(path), "the request", &body);
         assert_eq!(api::post(&daemon, path, &body).status, status);
     }
     daemon.stop();
@@ -482,7 +480,7 @@ fn examples_in_the_description_fit_their_own_schemas() {
     while let Some(place) = places.pop() {
         if let (Some(schema), Some(examples)) = (place.get("schema"), place.get("examples")) {
             for example in values(examples) {
-                contract.assert_valid(schema, "an example", &example);
+                assert_valid(schema, "an example", &example);
                 found += 1;
             }
         }

@@ -13,9 +13,12 @@ mod control_api;
 mod control_tcp;
 mod convert;
 mod devices;
+#[path = "../../../wire/tests/it/dialects.rs"]
+mod dialects;
 mod doctor;
 mod fireflies;
 mod firefly_input;
+mod firefly_schema;
 mod firefly_stream;
 mod flowd_go;
 mod ipfix;

@@ -1,6 +1,7 @@
-//! The formats, against captures, schemas and other implementations: one binary of tests.
+//! The formats, against captures and other implementations: one binary of tests.
 
 mod capture;
+mod dialects;
 mod expression;
 mod firefly;
 mod labels;

@@ -141,6 +141,7 @@ pub(super) async fn show(State(daemon): State<Daemon>) -> Answer<Json<Coverage>>
 mod tests {
     use flowtag_kernel::link::Interface;
     use flowtag_kernel::mark::{Arrived, Hook, InterfaceCounters, Verdict};
+    use flowtag_testbed::JsonSchema;
     use serde_json::{Value, json};
 
     use super::*;
@@ -218,10 +219,8 @@ mod tests {
     fn the_answer_is_as_documented() {
         let spec: Value = serde_saphyr::from_str(super::super::routes::OPENAPI).expect("YAML");
         let schema = json!({ "components": spec["components"], "$ref": "#/components/schemas/Coverage" });
-        let validator = jsonschema::draft202012::new(&schema).expect("a schema");
         let told = json();
-        let errors: Vec<_> =
-            validator.iter_errors(&told).map(|e| format!("{e} at {}", e.instance_path())).collect();
+        let errors = JsonSchema::new(&schema).errors(&told);
         assert!(errors.is_empty(), "{errors:?}\n{told:#}");
     }
 }

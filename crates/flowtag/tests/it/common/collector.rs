@@ -5,11 +5,11 @@ use std::net::{SocketAddr, UdpSocket};
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use flowtag_testbed::Host;
+use flowtag_testbed::{Host, JsonSchema};
 use flowtag_wire::Firefly;
 use serde_json::Value;
 
-use super::daemon::Daemon;
+use super::daemon::{Daemon, is_guest};
 use super::{cli, hosts};
 
 const SCHEMA: &str = include_str!("../../../../../data/firefly-schema-v1.0.0.json");
@@ -20,10 +20,9 @@ static HEADER: LazyLock<regex::Regex> = LazyLock::new(|| {
     let header = format!(r"^<134>1 {time} [!-~]{{1,255}} flowtag-[!-~]{{1,40}} - firefly-json - \{{");
     regex::Regex::new(&header).expect("a pattern")
 });
-static VALIDATOR: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
-    let schema: Value = serde_json::from_str(SCHEMA).expect("the schema");
-    jsonschema::options().should_validate_formats(true).build(&schema).expect("the schema compiles")
-});
+/// The schema of fireflies. Not for a guest, which has no Python.
+pub static VALIDATOR: LazyLock<JsonSchema> =
+    LazyLock::new(|| JsonSchema::new(&serde_json::from_str(SCHEMA).expect("the schema")));
 
 /// One that listens on UDP.
 pub struct Collector(pub UdpSocket);
@@ -74,7 +73,10 @@ pub fn read(message: &[u8]) -> Firefly {
     let text = std::str::from_utf8(message).expect("UTF-8");
     assert!(HEADER.is_match(text), "{text}");
     let json: Value = serde_json::from_str(&text[text.find('{').expect("JSON")..]).expect("JSON");
-    VALIDATOR.validate(&json).unwrap_or_else(|e| panic!("{e}: {json}"));
+    // A guest has no Python; the same tests on the host hold the same fireflies against the schema.
+    if !is_guest() {
+        assert_eq!(VALIDATOR.errors(&json), [""; 0], "{json}");
+    }
     Firefly::from_datagram(message).expect("it can be read")
 }
 
