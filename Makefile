@@ -5,26 +5,33 @@ CARGO      ?= cargo
 TARGET     ?= $(shell uname -m)-unknown-linux-gnu
 STATIC     := RUSTFLAGS="-C target-feature=+crt-static" LIBBPF_SYS_LIBRARY_PATH=/usr/lib/$(shell uname -m)-linux-gnu:/usr/lib64
 OUT        := $(or $(CARGO_TARGET_DIR),target)
+# One build serves the tests, the guests and the demo: Cargo.toml says what this profile is.
+CI         := --locked --profile ci
 FUZZ_TIME  ?= 10
 KERNELS    ?= 5.10 6.1 6.12 newest
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
+AS_ROOT     = $(SUDO) env "PATH=$(PATH)"
 
-.PHONY: help demo test test-cargo test-fuzz vm-test bench lint audit gen setup release package test-package clean
+# Where `.ci/setup tools` puts cargo-nextest and cargo-deny.
+export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+
+.PHONY: help demo test vm-test bench lint audit gen setup release package test-package clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo bench: SETUP = demo
 demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
-	$(CARGO) build --release --bin flowtag
-	$(CARGO) build --release --package flowtag --example demo
-	$(SUDO) $(OUT)/release/examples/demo
+	$(CARGO) build $(CI) --package flowtag --package flowtag-demo
+	$(SUDO) $(OUT)/ci/flowtag-demo
 
 test lint: SETUP = tools
-test: setup test-cargo test-fuzz ## Run every test on this kernel (needs root for namespaces and eBPF)
-
-test-cargo:
-	$(SUDO) $(shell command -v $(CARGO)) test --workspace
+test: setup ## Run every test on this kernel (needs root for namespaces and eBPF)
+	@status=0; \
+	$(AS_ROOT) $(CARGO) nextest run --locked --cargo-profile ci --workspace || status=1; \
+	$(AS_ROOT) $(CARGO) test $(CI) --workspace --doc --quiet || status=1; \
+	$(AS_ROOT) $(CARGO) xtask summary || status=1; \
+	exit $$status
 
 test-fuzz: ## Fuzz each parser for FUZZ_TIME seconds
 	@for target in $$(ls fuzz/seeds); do \
@@ -40,15 +47,14 @@ vm-test: setup ## Run the integration tests under other kernels (KERNELS="6.1 6.
 	$(CARGO) xtask kernels-doc
 
 bench: setup ## Measure costs and write docs/performance.md
-	$(CARGO) build --release --bin flowtag
-	$(CARGO) build --release --package flowtag --example bench
-	$(SUDO) $(OUT)/release/examples/bench
+	$(CARGO) build --locked --release --package flowtag --package flowtag-bench
+	$(SUDO) $(OUT)/release/flowtag-bench
 
 lint: setup ## Everything a machine can object to
 	$(CARGO) fmt --all --check
 	clang-format --dry-run --Werror $$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h' 'crates/kernel/src/probes/*/abi.h')
-	$(CARGO) clippy --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	$(CARGO) clippy $(CI) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(CI) --workspace --no-deps --document-private-items --quiet
 	$(CARGO) xtask gen --check
 	$(CARGO) deny check licenses bans sources
 
@@ -60,14 +66,17 @@ gen: ## Generate Rust types from bpf/abi
 
 release: SETUP = build
 release: setup ## A fully static binary in target/$(TARGET)/release
-	$(STATIC) $(CARGO) build --release --bin flowtag --target $(TARGET) --features flowtag/static
+	$(STATIC) $(CARGO) build --locked --release --bin flowtag --target $(TARGET) --features flowtag/static
 
 package: SETUP = package
 package: setup release ## A .deb and an .rpm of the static binary in target/package
 	packaging/build $(OUT)/$(TARGET)/release/flowtag $(OUT)/package
 
-test-package: package ## Install, use, update and remove the packages, on copies of this machine
-	$(SUDO) packaging/test $(OUT)/package
+test-package: SETUP = package
+test-package: setup ## Install, use, update and remove packages of the binary of the tests, on copies of this machine
+	$(CARGO) build $(CI) --package flowtag
+	packaging/build $(OUT)/ci/flowtag $(OUT)/package-ci
+	$(SUDO) packaging/test $(OUT)/package-ci
 
 setup: ## Install what building and testing need (Debian, Ubuntu, EL)
 	@./.ci/setup $(SETUP)

@@ -43,7 +43,7 @@ pub(crate) fn run(root: &Path, check: bool) -> Result<()> {
 }
 
 /// In the order of the kernels.
-fn reports(directory: &Path) -> Result<Vec<Report>> {
+pub(crate) fn reports(directory: &Path) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for (version, _) in KERNELS {
         let path = directory.join(format!("{version}.json"));
@@ -61,7 +61,7 @@ fn document(reports: &[Report]) -> String {
     text += &format!("|---|{}\n", "---|".repeat(reports.len()));
     row(&mut text, "Release", reports.iter().map(|r| r.release.clone()));
     for (name, outcome) in
-        [("Passed", Outcome::Ok), ("Failed", Outcome::Failed), ("Ignored", Outcome::Ignored)]
+        [("Passed", Outcome::Ok), ("Failed", Outcome::Failed), ("Skipped", Outcome::Skipped)]
     {
         row(&mut text, name, reports.iter().map(|r| r.count(outcome).to_string()));
     }

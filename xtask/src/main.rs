@@ -10,6 +10,7 @@
 
 mod r#gen;
 mod kernels_doc;
+mod summary;
 mod vm;
 mod vm_test;
 mod vmlinux;
@@ -45,6 +46,8 @@ enum Task {
         #[arg(long)]
         check: bool,
     },
+    /// Says what the last run of the tests came to; its last line counts them.
+    Summary(summary::Args),
     /// Writes `bpf/vmlinux/<arch>/vmlinux.h` from the types of a Debian kernel.
     Vmlinux(vmlinux::Args),
 }
@@ -64,6 +67,7 @@ fn run(task: Task) -> Result<ExitCode> {
         Task::Vm(args) => vm::run(&args),
         Task::VmTest(args) => vm_test::run(&root, &args),
         Task::KernelsDoc { check } => kernels_doc::run(&root, check).map(done),
+        Task::Summary(args) => summary::run(&root, &args),
         Task::Vmlinux(args) => vmlinux::run(&root, &args).map(done),
     }
 }

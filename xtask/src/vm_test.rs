@@ -25,10 +25,11 @@ use crate::vm::kernel::{Arch, KERNELS, Kernel};
 use crate::vm::{self, CopiedFile, Request, quote};
 use results::{Outcome, Reader, Report, TestResult};
 
-/// Whose integration tests are meant if nobody says.
-const PACKAGE: &str = "flowtag";
-/// Its tests that depend on the kernel. All others need programs that the guest does not have, or would only be slow there.
-const TESTS: [&str; 19] = [
+/// The packages with tests that depend on the kernel; the program of the first is /flowtag in the guest.
+const PACKAGES: [&str; 2] = ["flowtag", "flowtag-kernel"];
+/// Of the first, the modules that depend on the kernel. All others need programs that the guest does not have, or would
+/// only be slow there.
+const MODULES: [&str; 19] = [
     "devices",
     "doctor",
     "firefly_input",
@@ -53,14 +54,27 @@ const TESTS: [&str; 19] = [
 const OLD: [&str; 1] = ["5.10"];
 /// What the tests of those commands begin with.
 const OBSERVE: &str = "observe_";
+/// What tests, programs and libraries are built with.
+const PROFILE: &str = "ci";
+/// Where the program is in a guest.
+const PROGRAM: &str = "/flowtag";
+/// Tests that run at the same time in a guest: most wait for something most of the time.
+const AT_ONCE: usize = 2;
 /// Seconds that one test may take in the guest.
 const TEST_LIMIT: u32 = 300;
 
-/// Runs one test and says when it began and ended, in lines that `results` reads.
+/// Runs one test and says when it began and ended, in lines that `results` reads; all that it prints stays together.
 const RUN: &str = r#"run() {
-  read now _ </proc/uptime; echo "@begin $1 $2 $now"
-  /usr/bin/timeout -k 5 LIMIT "/tests/$1" --exact "$2" --nocapture --test-threads=1 -q; status=$?
-  read now _ </proc/uptime; printf '\n@end %s %s %s %s\n' "$1" "$2" $status "$now"
+  read begin _ </proc/uptime
+  /usr/bin/timeout -k 5 LIMIT "/tests/$1" --exact "$2" --nocapture --test-threads=1 -q >"/tmp/out.$3" 2>&1; status=$?
+  read now _ </proc/uptime
+  { flock 9; echo "@begin $1 $2 $begin"; cat "/tmp/out.$3"; printf '\n@end %s %s %s %s\n' "$1" "$2" $status "$now"; } 9>/tmp/lock
+  rm "/tmp/out.$3"
+}
+started=0
+start() {
+  [ $started -lt AT_ONCE ] || wait -n
+  started=$((started + 1)); run "$1" "$2" $started &
 }
 read now _ </proc/uptime; echo "@kernel $(uname -r) $now"
 "#;
@@ -74,12 +88,12 @@ pub(crate) struct Args {
     /// A kernel without which this fails; any other that cannot be had is only a warning.
     #[arg(short, long, value_name = "K")]
     require: Vec<String>,
-    /// Runs only this test binary; without any, all that depend on the kernel, of another package all.
-    #[arg(long = "test", value_name = "NAME")]
-    tests: Vec<String>,
-    /// The package whose tests are run; its program is /NAME in the guest, and FLOWTAG_BIN says so.
-    #[arg(short, long, default_value = PACKAGE)]
-    package: String,
+    /// Runs only the tests of this module; without any, all that depend on the kernel.
+    #[arg(long = "module", value_name = "NAME")]
+    modules: Vec<String>,
+    /// Tests with one hook for programs, the newest that the kernel has; else with each.
+    #[arg(long)]
+    one_hook: bool,
     /// Copies a file into each guest.
     #[arg(short, long = "file", value_name = "SRC[:DST]")]
     files: Vec<CopiedFile>,
@@ -96,13 +110,20 @@ pub(crate) struct Args {
     filter: Option<String>,
 }
 
-/// A test binary and its tests.
+/// What cargo built.
 #[derive(Debug, Clone)]
 struct Binary {
+    kind: Kind,
+    /// Of tests as nextest has it: `flowtag-kernel::it`.
     name: String,
     path: PathBuf,
     tests: Vec<String>,
-    ignored: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Program,
+    Tests,
 }
 
 /// What is the same for all kernels.
@@ -172,18 +193,16 @@ fn test(plan: &Plan<'_>, kernel: &Kernel) -> Result<Report> {
 impl Plan<'_> {
     fn script(&self, version: &str) -> String {
         let mut script = RUN.replace("LIMIT", &TEST_LIMIT.to_string());
-        for binary in self.binaries_for(version) {
-            for test in binary.tests.iter().filter(|t| !binary.ignored.contains(t)) {
-                script += &format!("run {} {}\n", quote(&binary.name), quote(test));
-            }
+        script = script.replace("AT_ONCE", &AT_ONCE.to_string());
+        for test in self.all_tests(version) {
+            script += &format!("start {} {}\n", quote(&test.binary), quote(&test.name));
         }
-        script
+        script + "wait\n"
     }
 
-    /// Those that are for a kernel of this version, as `6.12`.
-    fn binaries_for(&self, version: &str) -> impl Iterator<Item = &Binary> {
-        let is_old = OLD.contains(&version);
-        self.binaries.iter().filter(move |b| !(is_old && b.name.starts_with(OBSERVE)))
+    /// Whether a test is for a kernel of this version, as `6.12`.
+    fn is_for(test: &str, version: &str) -> bool {
+        !(OLD.contains(&version) && test.starts_with(OBSERVE))
     }
 
     /// Every test as if it had not been run.
@@ -191,29 +210,39 @@ impl Plan<'_> {
         let result = |binary: &Binary, test: &String| TestResult {
             binary: binary.name.clone(),
             name: test.clone(),
-            outcome: if binary.ignored.contains(test) { Outcome::Ignored } else { Outcome::Failed },
+            outcome: Outcome::Failed,
             seconds: 0.0,
         };
-        self.binaries_for(version).flat_map(|b| b.tests.iter().map(move |t| result(b, t))).collect()
+        let all = self.binaries.iter().flat_map(|b| b.tests.iter().map(move |t| result(b, t)));
+        all.filter(|t| Self::is_for(&t.name, version)).collect()
     }
 }
 
 fn plan<'a>(root: &Path, args: &'a Args) -> Result<Plan<'a>> {
     let results = root.join(results_directory(args));
     fs::create_dir_all(&results).with_context(|| format!("making {}", results.display()))?;
-    let binaries = test_binaries(root, args)?;
+    let built = build(root)?;
+    let binaries = test_binaries(&built, args)?;
+    let program = built.iter().find(|b| b.kind == Kind::Program).context("cargo built no program")?;
     let mut files = args.files.clone();
-    let mut env = vec!["FLOWTAG_VM=1".into()];
-    env.extend(std::env::var("CI").map(|v| format!("CI={v}")));
-    for program in build(root, &["build", "--package", &args.package], "bin")? {
-        env.extend((program.name == PACKAGE).then(|| "FLOWTAG_BIN=/flowtag".to_owned()));
-        files.push(CopiedFile { from: program.path, to: format!("/{}", program.name) });
+    let wanted = binaries.iter().map(|b| (&b.path, format!("/tests/{}", b.name)));
+    for (path, to) in wanted.chain([(&program.path, PROGRAM.to_owned())]) {
+        files.push(CopiedFile { from: strip(path, &results)?, to });
     }
-    let in_guest = |b: &Binary| CopiedFile { from: b.path.clone(), to: format!("/tests/{}", b.name) };
-    files.extend(binaries.iter().map(in_guest));
     files.extend(goldens(root));
+    let mut env = vec!["FLOWTAG_VM=1".into(), format!("FLOWTAG_BIN={PROGRAM}")];
+    env.extend(std::env::var("CI").map(|v| format!("CI={v}")));
+    env.extend(args.one_hook.then(|| "FLOWTAG_ONE_HOOK=1".to_owned()));
     env.extend(args.env.iter().cloned());
     Ok(Plan { args, binaries, files, env, results })
+}
+
+/// A copy without symbols: a guest has no disk, all of it is memory.
+fn strip(program: &Path, results: &Path) -> Result<PathBuf> {
+    let to = results.join(program.file_name().context("a program without a name")?);
+    let status = Command::new("strip").arg("-o").arg(&to).arg(program).status().context("starting strip")?;
+    ensure!(status.success(), "strip {} failed ({status})", program.display());
+    Ok(to)
 }
 
 /// What outputs are held against: the tests look for it where it was as they were built.
@@ -225,50 +254,61 @@ fn goldens(root: &Path) -> Vec<CopiedFile> {
 
 /// Results of a part of the tests are kept apart: nobody shall take them for all.
 fn results_directory(args: &Args) -> &'static str {
-    let whole = args.package == PACKAGE && args.tests.is_empty() && args.filter.is_none();
+    let whole = args.modules.is_empty() && args.filter.is_none();
     if whole { "target/vm" } else { "target/vm/partial" }
 }
 
-fn test_binaries(root: &Path, args: &Args) -> Result<Vec<Binary>> {
-    let wanted: Vec<&str> = match args.tests.as_slice() {
-        [] if args.package == PACKAGE => TESTS.to_vec(),
-        [] => vec!["*"],
-        tests => tests.iter().map(String::as_str).collect(),
-    };
-    let mut arguments = vec!["test", "--no-run", "--package", &args.package];
-    arguments.extend(wanted.iter().flat_map(|name| ["--test", name]));
-    let mut binaries = build(root, &arguments, "test")?;
+fn test_binaries(built: &[Binary], args: &Args) -> Result<Vec<Binary>> {
+    let mut binaries: Vec<Binary> = built.iter().filter(|b| b.kind == Kind::Tests).cloned().collect();
     for binary in &mut binaries {
+        let ignored = list(&binary.path, &["--ignored"])?;
         binary.tests = list(&binary.path, &[])?;
-        binary.ignored = list(&binary.path, &["--ignored"])?;
-        if let Some(filter) = &args.filter {
-            binary.tests.retain(|t| t.contains(filter));
-        }
+        binary.tests.retain(|test| !ignored.contains(test) && is_wanted(&binary.name, test, args));
     }
     binaries.retain(|b| !b.tests.is_empty());
-    ensure!(!binaries.is_empty(), "package {} has no such integration tests", args.package);
+    ensure!(!binaries.is_empty(), "there are no such integration tests");
     Ok(binaries)
 }
 
-/// Builds and gives the executables of one kind of target.
-fn build(root: &Path, arguments: &[&str], kind: &str) -> Result<Vec<Binary>> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(root).args(arguments).args(["--message-format", "json-render-diagnostics"]);
-    let output = command.stderr(Stdio::inherit()).output().context("starting cargo")?;
-    if !output.status.success() {
-        bail!("cargo {} failed ({})", arguments.join(" "), output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(|l| executable(l, kind)).collect())
+/// By the module that it is in.
+fn is_wanted(binary: &str, test: &str, args: &Args) -> bool {
+    let module = test.split("::").next().unwrap_or_default();
+    let in_module = match args.modules.as_slice() {
+        [] => !binary.starts_with("flowtag::") || MODULES.contains(&module),
+        modules => modules.iter().any(|wanted| wanted == module),
+    };
+    in_module && args.filter.as_ref().is_none_or(|filter| test.contains(filter))
 }
 
-/// From one of cargo's messages.
-fn executable(message: &str, kind: &str) -> Option<Binary> {
+/// Builds what `make test` runs, with the same command, so that nothing is compiled twice.
+fn build(root: &Path) -> Result<Vec<Binary>> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.current_dir(root).args(["test", "--no-run", "--workspace", "--profile", PROFILE]);
+    command.args(["--message-format", "json-render-diagnostics"]);
+    let output = command.stderr(Stdio::inherit()).output().context("starting cargo")?;
+    if !output.status.success() {
+        bail!("cargo could not build the tests ({})", output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(executable).collect())
+}
+
+/// From one of cargo's messages: the program, or the integration tests of a package of [`PACKAGES`].
+fn executable(message: &str) -> Option<Binary> {
     let message: Value = serde_json::from_str(message).ok()?;
-    let is_kind = message["target"]["kind"].as_array()?.iter().any(|k| k == kind);
-    let (name, path) = (message["target"]["name"].as_str()?, message["executable"].as_str()?);
-    let binary = || Binary { name: name.into(), path: path.into(), tests: Vec::new(), ignored: Vec::new() };
-    is_kind.then(binary)
+    let (target, path) = (&message["target"], message["executable"].as_str()?);
+    let name = target["name"].as_str()?;
+    let is_kind = |kind: &str| target["kind"].as_array().is_some_and(|kinds| kinds.iter().any(|k| k == kind));
+    let folder = Path::new(message["manifest_path"].as_str()?).parent()?.file_name()?.to_str()?;
+    let package = PACKAGES.iter().find(|p| p.strip_prefix("flowtag-").unwrap_or(p) == folder)?;
+    let (kind, name) = if is_kind("test") {
+        (Kind::Tests, format!("{package}::{name}"))
+    } else if is_kind("bin") && message["profile"]["test"] == false && name == *package {
+        (Kind::Program, name.to_owned())
+    } else {
+        return None;
+    };
+    Some(Binary { kind, name, path: path.into(), tests: Vec::new() })
 }
 
 /// Names of the tests in a binary.
@@ -316,7 +356,7 @@ fn summary(reports: &[Report], missing: bool) -> ExitCode {
         );
     }
     let failed = count(Outcome::Failed);
-    println!("{} passed, {failed} failed, {} skipped", count(Outcome::Ok), count(Outcome::Ignored));
+    println!("{} passed, {failed} failed, {} skipped", count(Outcome::Ok), count(Outcome::Skipped));
     if failed > 0 || missing { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
@@ -325,14 +365,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn executables_are_told_by_their_kind() {
-        let message = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"marking"},"executable":"/t/marking-1"}"#;
-        let found = executable(message, "test").expect("a test");
-        assert_eq!((found.name.as_str(), found.path.as_path()), ("marking", Path::new("/t/marking-1")));
-        assert!(executable(message, "bin").is_none());
-        for other in ["", "{}", r#"{"target":{"kind":["test"],"name":"x"},"executable":null}"#, "Compiling x"]
-        {
-            assert!(executable(other, "test").is_none(), "{other}");
+    fn program_and_tests_are_known_by_package_and_kind() {
+        let message = |folder: &str, kind: &str, name: &str, test: bool| {
+            format!(
+                r#"{{"reason":"compiler-artifact","manifest_path":"/r/crates/{folder}/Cargo.toml","target":{{"kind":["{kind}"],"name":"{name}"}},"profile":{{"test":{test}}},"executable":"/t/{name}-1"}}"#
+            )
+        };
+        let found = executable(&message("kernel", "test", "it", true)).expect("tests");
+        assert_eq!((found.kind, found.name.as_str()), (Kind::Tests, "flowtag-kernel::it"));
+        assert_eq!(found.path, Path::new("/t/it-1"));
+        let found = executable(&message("flowtag", "bin", "flowtag", false)).expect("the program");
+        assert_eq!((found.kind, found.name.as_str()), (Kind::Program, "flowtag"));
+        for other in [
+            message("flowtag", "bin", "flowtag", true),
+            message("wire", "test", "it", true),
+            message("demo", "bin", "flowtag-demo", false),
+            message("flowtag", "test", "it", true).replace(r#""/t/it-1""#, "null"),
+            "{}".to_owned(),
+            "Compiling x".to_owned(),
+        ] {
+            assert!(executable(&other).is_none(), "{other}");
         }
     }
 }

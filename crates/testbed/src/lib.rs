@@ -71,9 +71,35 @@ pub fn root_or_skip(place: &str) -> bool {
         skip,
         "{place} needs root for its network namespaces: run as root, or set FLOWTAG_SKIP_ROOT=1 to skip"
     );
-    // Past the test harness, which would keep the output of a test that passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED (needs root): {place}");
+    skipped("needs root", place);
     false
+}
+
+/// Says loudly that the test at `place`, or a part of it, does not run here: it is counted as skipped, not as passed
+/// (`cargo xtask summary`, `vm-test`). What [`skip!`] is made of.
+pub fn skipped(reason: impl std::fmt::Display, place: &str) {
+    // Past the test harness, which would keep the output of a test that passes.
+    let _ = writeln!(std::io::stderr(), "SKIPPED ({reason}): {place}");
+}
+
+/// Returns from a test that cannot run here, with the given value if any, and says why.
+///
+/// ```no_run
+/// fn story() {
+///     if !std::path::Path::new("/usr/bin/script").exists() {
+///         flowtag_testbed::skip!("no script(1), which makes a terminal");
+///     }
+/// }
+/// ```
+#[macro_export]
+macro_rules! skip {
+    ($reason:expr) => {
+        $crate::skip!($reason, ())
+    };
+    ($reason:expr, $value:expr) => {{
+        $crate::skipped($reason, concat!(module_path!(), " at ", file!(), ":", line!()));
+        return $value;
+    }};
 }
 
 /// Fails a test that is not run as root, with a message that says so; returns from it, with the given value if any,
@@ -107,8 +133,7 @@ pub fn made_or_skip_at<T>(place: &str, made: Result<T>) -> Option<T> {
     match made {
         Ok(made) => Some(made),
         Err(error) if error.is::<Missing>() => {
-            // Past the test harness, which would keep the output of a test that passes.
-            let _ = writeln!(std::io::stderr(), "SKIPPED ({error}): {place}");
+            skipped(error, place);
             None
         }
         Err(error) => panic!("{place}: {error:#}"),

@@ -8,7 +8,7 @@ use crate::common;
 use crate::common::cli;
 use crate::common::hosts::{Hosts, transfer};
 use crate::common::observe::{Observing, golden, keys};
-use flowtag_testbed::{WAIT, require_root, wait_until};
+use flowtag_testbed::{WAIT, require_root, skip, wait_until};
 
 const BYTES: usize = 10_000_000;
 
@@ -66,8 +66,7 @@ fn rates_are_of_the_bytes_that_moved_and_the_tag_is_the_daemons() {
 fn a_terminal_is_given_back() {
     require_root!();
     if !std::path::Path::new("/usr/bin/script").exists() {
-        eprintln!("SKIPPED: no script(1), which makes a terminal");
-        return;
+        skip!("no script(1), which makes a terminal");
     }
     let hosts = Hosts::new("flows_tty");
     let _connection = hosts.connect(40000, 5000);

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crate::common::observe::{Observing, golden, keys};
-use flowtag_testbed::{Host, ImpairedLink, Impairment, Loss, Testbed, require_root};
+use flowtag_testbed::{Host, ImpairedLink, Impairment, Loss, Testbed, require_root, skip};
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
 
@@ -214,7 +214,7 @@ fn the_same_with_pacing() {
     require_root!();
     let known = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control");
     if !known.expect("a sysctl").split_whitespace().any(|name| name == "bbr") {
-        return;
+        skip!("no BBR in this kernel");
     }
     let bbr = Ends { control: Some("bbr"), ..Ends::default() };
     let [sender, _] = verdicts("why_bbr_rcvbuf", delayed(), Ends { rcvbuf: Some(32 * 1024), ..bbr });

@@ -340,8 +340,7 @@ fn segmented(t: &Talk<'_>) -> Result<()> {
     match sender.send(&all) {
         // Before 6.11, where the device leaves checksums to the host.
         Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => {
-            let _ =
-                writeln!(std::io::stderr(), "SKIPPED (kernel has no UDP_SEGMENT here): one by one instead");
+            let _ = writeln!(std::io::stderr(), "no UDP_SEGMENT in this kernel: one by one instead");
             setsockopt(&sender, sockopt::UdpGsoSegment, &0)?;
             all.chunks(1000).try_for_each(|part| sender.send(part).map(drop)).context("sending")?;
         }

@@ -345,8 +345,7 @@ fn a_hook_that_is_not_wanted_any_more_is_let_go_of() {
         };
         let rig = Rig::new(settings);
         if links() == 0 {
-            println!("SKIPPED: no tcx in this kernel");
-            return;
+            flowtag_testbed::skip!("no tcx in this kernel");
         }
         assert_eq!(links(), 2);
         rig.marker.leave();

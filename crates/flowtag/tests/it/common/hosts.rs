@@ -13,11 +13,15 @@ use flowtag_wire::{FlowLabel, Found, LinkType, Packet, Strategy, Tag};
 
 use super::daemon::Daemon;
 
-/// The hooks that this kernel has; what depends on the hook is tested with each.
+/// The hooks that this kernel has; what depends on the hook is tested with each, with FLOWTAG_ONE_HOOK only the newest.
 pub fn hooks() -> Vec<&'static str> {
     let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
     let has_tcx = btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS");
-    if has_tcx { vec!["tcx", "clsact"] } else { vec!["clsact"] }
+    let mut hooks = if has_tcx { vec!["tcx", "clsact"] } else { vec!["clsact"] };
+    if std::env::var_os("FLOWTAG_ONE_HOOK").is_some() {
+        hooks.truncate(1);
+    }
+    hooks
 }
 
 /// Two hosts joined by a veth pair.
