@@ -63,21 +63,24 @@ const AT_ONCE: usize = 2;
 /// Seconds that one test may take in the guest.
 const TEST_LIMIT: u32 = 300;
 
-/// Runs one test and says when it began and ended, in lines that `results` reads; all that it prints stays together.
-const RUN: &str = r#"run() {
-  read begin _ </proc/uptime
-  /usr/bin/timeout -k 5 LIMIT "/tests/$1" --exact "$2" --nocapture --test-threads=1 -q >"/tmp/out.$3" 2>&1; status=$?
-  read now _ </proc/uptime
-  { flock 9; echo "@begin $1 $2 $begin"; cat "/tmp/out.$3"; printf '\n@end %s %s %s %s\n' "$1" "$2" $status "$now"; } 9>/tmp/lock
-  rm "/tmp/out.$3"
+/// Runs a few tests at the same time and says when each began and ended, in lines that `results` reads; all that one
+/// prints stays together.
+const RUN: &str = r#"declare -A output
+count=0
+run() {
+  read now _ </proc/uptime; echo "@begin $1 $2 $now"
+  /usr/bin/timeout -k 5 LIMIT "/tests/$1" --exact "$2" --nocapture --test-threads=1 -q; status=$?
+  read now _ </proc/uptime; printf '\n@end %s %s %s %s\n' "$1" "$2" $status "$now"
 }
-started=0
+finish() { wait -n -p ended; cat "${output[$ended]}"; rm "${output[$ended]}"; unset "output[$ended]"; }
 start() {
-  [ $started -lt AT_ONCE ] || wait -n
-  started=$((started + 1)); run "$1" "$2" $started &
+  [ ${#output[@]} -lt AT_ONCE ] || finish
+  count=$((count + 1)); run "$1" "$2" >/tmp/output.$count 2>&1 & output[$!]=/tmp/output.$count
 }
 read now _ </proc/uptime; echo "@kernel $(uname -r) $now"
 "#;
+/// Waits for the last of them.
+const END: &str = "while [ ${#output[@]} -gt 0 ]; do finish; done\n";
 
 /// How `vm-test` is called.
 #[derive(Debug, clap::Args)]
@@ -197,7 +200,7 @@ impl Plan<'_> {
         for test in self.all_tests(version) {
             script += &format!("start {} {}\n", quote(&test.binary), quote(&test.name));
         }
-        script + "wait\n"
+        script + END
     }
 
     /// Whether a test is for a kernel of this version, as `6.12`.

@@ -23,6 +23,7 @@ pub mod option;
 pub mod packet;
 mod stamp;
 mod strategy;
+pub mod stun;
 pub mod syslog;
 pub mod tag;
 pub mod xrootd;

@@ -4,14 +4,12 @@
 //! if it comes from the server, has the question's transaction id and an XOR-MAPPED-ADDRESS. MAPPED-ADDRESS is not
 //! believed: there are routers that rewrite it.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use stun_types::attribute::{Attribute, AttributeStaticType, AttributeType, ErrorCode, XorMappedAddress};
-use stun_types::message::{
-    BINDING, Message, MessageClass, MessageType, MessageWrite, MessageWriteVec, TransactionId,
-};
+use flowtag_wire::stun::{self, Answer, TransactionId};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
@@ -52,8 +50,8 @@ pub(super) async fn ask(socket: &UdpSocket, server: SocketAddr) -> Result<IpAddr
     let from = socket.local_addr().map_or(server.ip(), |a| a.ip());
     let fail = |source| StunError::Io { server, from, source };
     socket.connect(server).await.map_err(fail)?; // from now on nobody else is heard
-    let id = TransactionId::generate();
-    let question = question(id);
+    let id = random_id().map_err(fail)?;
+    let question = stun::question(id);
     let (mut wait, mut again, mut stray) = (RTO, Instant::now(), 0);
     let mut buffer = [0; MAX_ANSWER];
     loop {
@@ -77,46 +75,22 @@ pub(super) async fn ask(socket: &UdpSocket, server: SocketAddr) -> Result<IpAddr
     }
 }
 
-fn question(id: TransactionId) -> Vec<u8> {
-    let kind = MessageType::from_class_method(MessageClass::Request, BINDING);
-    Message::builder(kind, id, MessageWriteVec::new()).finish()
+fn random_id() -> io::Result<TransactionId> {
+    let mut id = TransactionId::default();
+    File::open("/dev/urandom")?.read_exact(&mut id)?;
+    Ok(id)
 }
 
 /// None: not an answer to our question.
 fn read(datagram: &[u8], id: TransactionId, server: SocketAddr) -> Option<Result<IpAddr, StunError>> {
-    let answer = Message::from_bytes(datagram).ok()?;
-    if answer.transaction_id() != id || !answer.has_method(BINDING) {
-        return None;
-    }
     let no_address = || StunError::NoAddress { server };
-    match answer.class() {
-        MessageClass::Success if must_be_discarded(&answer) => Some(Err(no_address())),
-        MessageClass::Success => {
-            let mapped = answer.attribute::<XorMappedAddress>().ok().map(|a| a.addr(id).ip().to_canonical());
-            Some(mapped.filter(|ip| is_usable(*ip)).ok_or_else(no_address))
+    Some(match stun::answer(datagram, id)? {
+        Ok(Answer::Mapped(ip)) => Some(ip.to_canonical()).filter(|ip| is_usable(*ip)).ok_or_else(no_address),
+        Ok(Answer::Refused { code, reason }) => {
+            let reason = reason.chars().filter(|c| !c.is_control()).take(80).collect();
+            Err(StunError::Refused { server, code, reason })
         }
-        MessageClass::Error => {
-            let error = answer.attribute::<ErrorCode>().ok();
-            let code = error.as_ref().map_or(0, ErrorCode::code);
-            let reason = error.map(|e| e.reason().chars().filter(|c| !c.is_control()).take(80).collect());
-            Some(Err(StunError::Refused { server, code, reason: reason.unwrap_or_default() }))
-        }
-        MessageClass::Request | MessageClass::Indication => None,
-    }
-}
-
-/// It has an attribute that has to be understood and is not (RFC 8489 §6.3.3).
-fn must_be_discarded(answer: &Message<'_>) -> bool {
-    /// MAPPED-ADDRESS; SOURCE-ADDRESS and CHANGED-ADDRESS of RFC 3489, which servers of both still send.
-    const KNOWN: [AttributeType; 4] = [
-        XorMappedAddress::TYPE,
-        AttributeType::new(0x0001),
-        AttributeType::new(0x0004),
-        AttributeType::new(0x0005),
-    ];
-    answer.iter_attributes().any(|(_, raw)| {
-        let kind = raw.get_type();
-        kind.comprehension_required() && !KNOWN.contains(&kind)
+        Err(_) => Err(no_address()),
     })
 }
 
@@ -130,7 +104,7 @@ pub(super) fn is_usable(ip: IpAddr) -> bool {
 mod tests {
     use super::*;
 
-    const ID: u128 = 0x0102_0304_0506_0708_090a_0b0c;
+    const ID: TransactionId = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 
     fn server() -> SocketAddr {
         "192.0.2.1:3478".parse().expect("an address")
@@ -141,7 +115,7 @@ mod tests {
         let mut message = kind.to_be_bytes().to_vec();
         message.extend(u16::try_from(attributes.len()).expect("short").to_be_bytes());
         message.extend(0x2112_a442_u32.to_be_bytes());
-        message.extend(&ID.to_be_bytes()[4..]);
+        message.extend(ID);
         message.extend(attributes);
         message
     }
@@ -151,9 +125,9 @@ mod tests {
 
     #[test]
     fn the_question_is_a_binding_request_without_attributes() {
-        let question = question(TransactionId::from(ID));
+        let question = stun::question(ID);
         assert_eq!(question[..8], [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42]);
-        assert_eq!(question[8..], ID.to_be_bytes()[4..]);
+        assert_eq!(question[8..], ID);
     }
 
     #[test]
@@ -173,8 +147,7 @@ mod tests {
             ("cut", answer(0x0101, &MAPPED)[..28].to_vec(), None),
             ("nothing", Vec::new(), None),
         ] {
-            let read =
-                read(&datagram, TransactionId::from(ID), server()).map(|r| r.map_err(|e| e.to_string()));
+            let read = read(&datagram, ID, server()).map(|r| r.map_err(|e| e.to_string()));
             match (&read, expected) {
                 (Some(Ok(ip)), Some(Ok(wanted))) => assert_eq!(ip.to_string(), wanted, "{what}"),
                 (Some(Err(error)), Some(Err(part))) => assert!(error.contains(part), "{what}: {error}"),
@@ -182,9 +155,6 @@ mod tests {
                 _ => panic!("{what}: {read:?}"),
             }
         }
-        assert!(
-            read(&answer(0x0101, &MAPPED), TransactionId::from(ID + 1), server()).is_none(),
-            "another id"
-        );
+        assert!(read(&answer(0x0101, &MAPPED), [0; 12], server()).is_none(), "another id");
     }
 }

@@ -2,17 +2,14 @@
 
 use flowtag_engine::Registry;
 use jiff::Timestamp;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};
-use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs, ScopeLogs, SeverityNumber};
-use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, Gauge, Histogram, HistogramDataPoint, Metric, NumberDataPoint, ResourceMetrics,
-    ScopeMetrics, Sum, metric, number_data_point,
-};
-use opentelemetry_proto::tonic::resource::v1::Resource;
 use serde_json::Value;
 
+use super::proto::{
+    AggregationTemporality, AnyValue, ExportLogsServiceRequest, ExportMetricsServiceRequest, Gauge,
+    Histogram, HistogramDataPoint, InstrumentationScope, KeyValue, LogRecord, Metric, NumberDataPoint,
+    Resource, ResourceLogs, ResourceMetrics, ScopeLogs, ScopeMetrics, SeverityNumber, Sum, any_value, metric,
+    number_data_point,
+};
 use crate::outputs::Record;
 use crate::outputs::json::line::Line;
 use crate::outputs::metrics::{BOUNDS, Family, Kind, Labels, Number};
@@ -28,17 +25,15 @@ pub(super) struct Sender {
 impl Sender {
     pub(super) fn metrics(&self, families: Vec<Family>, now: Timestamp) -> ExportMetricsServiceRequest {
         let metrics = families.into_iter().map(|family| self.metric(family, now)).collect();
-        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics, ..ScopeMetrics::default() }];
+        let scope_metrics = vec![ScopeMetrics { scope: Some(scope()), metrics }];
         let resource = Some(self.resource());
-        let resource_metrics =
-            vec![ResourceMetrics { resource, scope_metrics, ..ResourceMetrics::default() }];
+        let resource_metrics = vec![ResourceMetrics { resource, scope_metrics }];
         ExportMetricsServiceRequest { resource_metrics }
     }
 
     pub(super) fn logs(&self, log_records: Vec<LogRecord>) -> ExportLogsServiceRequest {
-        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records, ..ScopeLogs::default() }];
-        let resource_logs =
-            vec![ResourceLogs { resource: Some(self.resource()), scope_logs, ..ResourceLogs::default() }];
+        let scope_logs = vec![ScopeLogs { scope: Some(scope()), log_records }];
+        let resource_logs = vec![ResourceLogs { resource: Some(self.resource()), scope_logs }];
         ExportLogsServiceRequest { resource_logs }
     }
 
@@ -63,7 +58,6 @@ impl Sender {
             description: family.help.into_owned(),
             unit: unit(family.unit),
             data: Some(data),
-            ..Metric::default()
         }
     }
 
@@ -83,7 +77,6 @@ impl Sender {
             start_time_unix_nano: if kind == Kind::Counter { nanos(self.started) } else { 0 },
             time_unix_nano: nanos(now),
             value: Some(value),
-            ..NumberDataPoint::default()
         })
     }
 
@@ -97,7 +90,6 @@ impl Sender {
             sum: Some(distribution.sum),
             bucket_counts: distribution.counts.to_vec(),
             explicit_bounds: BOUNDS.to_vec(),
-            ..HistogramDataPoint::default()
         })
     }
 
@@ -107,7 +99,7 @@ impl Sender {
             text("service.version", env!("CARGO_PKG_VERSION")),
             text("host.name", self.host.as_str()),
         ];
-        Resource { attributes, ..Resource::default() }
+        Resource { attributes }
     }
 }
 
@@ -126,7 +118,6 @@ pub(super) fn log(record: &Record, registry: &Registry, marks: bool) -> Option<L
         body: Some(string(format!("{event} of {}", record.report.flow))),
         attributes,
         event_name: format!("flowtag.flow.{event}"),
-        ..LogRecord::default()
     })
 }
 
@@ -148,7 +139,7 @@ fn flatten(name: &str, value: Value, attributes: &mut Vec<KeyValue>) {
         Value::String(s) => string(s),
         Value::Array(_) => string(value.to_string()),
     };
-    attributes.push(KeyValue { key: name.to_owned(), value: Some(value), ..KeyValue::default() });
+    attributes.push(KeyValue { key: name.to_owned(), value: Some(value) });
 }
 
 fn attributes(labels: &Labels) -> Vec<KeyValue> {
@@ -157,11 +148,11 @@ fn attributes(labels: &Labels) -> Vec<KeyValue> {
 
 fn scope() -> InstrumentationScope {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    InstrumentationScope { name: "flowtag".to_owned(), version, ..InstrumentationScope::default() }
+    InstrumentationScope { name: "flowtag".to_owned(), version }
 }
 
 fn text(key: &str, value: &str) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(string(value.to_owned())), ..KeyValue::default() }
+    KeyValue { key: key.to_owned(), value: Some(string(value.to_owned())) }
 }
 
 const fn string(text: String) -> AnyValue {

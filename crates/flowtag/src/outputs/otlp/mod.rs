@@ -4,6 +4,7 @@
 //! collector may take them later; what comes meanwhile waits in the queue.
 
 mod message;
+mod proto;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,13 +13,12 @@ use std::time::Duration;
 use flowtag_engine::Registry;
 use hyper::Method;
 use jiff::Timestamp;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceResponse;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use prost::Message;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use self::message::Sender;
+use self::proto::{ExportPartialSuccess, ExportServiceResponse};
 use super::metrics::{Shown, Snapshot};
 use super::{Feed, Record};
 use crate::config;
@@ -146,9 +146,7 @@ async fn export_metrics(link: Arc<Link>, daemon: Daemon) {
         match link.send("v1/metrics", request.encode_to_vec()).await {
             Ok(answer) => {
                 link.counters.metrics_sent.add(1);
-                let answer = ExportMetricsServiceResponse::decode(&*answer).ok();
-                let partial = answer.and_then(|a| a.partial_success);
-                link.partial(partial.map(|p| (p.rejected_data_points, p.error_message)));
+                link.partial(&answer);
             }
             Err(error) => link.failed("metrics could not be sent to the OpenTelemetry collector", &error),
         }
@@ -195,9 +193,7 @@ impl Logs {
             match self.link.send("v1/logs", body.clone()).await {
                 Ok(answer) => {
                     self.link.counters.logs_sent.add(number);
-                    let answer = ExportLogsServiceResponse::decode(&*answer).ok();
-                    let partial = answer.and_then(|a| a.partial_success);
-                    return self.link.partial(partial.map(|p| (p.rejected_log_records, p.error_message)));
+                    return self.link.partial(&answer);
                 }
                 Err(error) => {
                     self.link.failed("logs could not be sent to the OpenTelemetry collector", &error);
@@ -263,8 +259,10 @@ impl Link {
         state.throttle.warn(what, error);
     }
 
-    fn partial(&self, partial: Option<(i64, String)>) {
-        let Some((rejected, text)) = partial else { return };
+    fn partial(&self, answer: &[u8]) {
+        let answer = ExportServiceResponse::decode(answer).ok();
+        let Some(partial) = answer.and_then(|answer| answer.partial_success) else { return };
+        let ExportPartialSuccess { rejected, error_message: text } = partial;
         let rejected = u64::try_from(rejected).unwrap_or_default();
         if rejected > 0 || !text.is_empty() {
             self.counters.rejected.add(rejected);
