@@ -15,7 +15,7 @@ AS_ROOT     = $(SUDO) env "PATH=$(PATH)"
 # Where `.ci/setup tools` puts cargo-nextest and cargo-deny.
 export PATH := $(CURDIR)/target/tools/bin:$(PATH)
 
-.PHONY: help demo test vm-test bench lint audit gen setup release package test-package clean
+.PHONY: help demo test fuzz vm-test bench lint audit gen setup release package test-package clean
 
 help: ## This list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -33,13 +33,9 @@ test: setup ## Run every test on this kernel (needs root for namespaces and eBPF
 	$(AS_ROOT) $(CARGO) xtask summary || status=1; \
 	exit $$status
 
-test-fuzz: ## Fuzz each parser for FUZZ_TIME seconds
-	@for target in $$(ls fuzz/seeds); do \
-	  echo "fuzz $$target"; \
-	  mkdir -p fuzz/corpus/$$target; \
-	  RUSTC_BOOTSTRAP=1 $(CARGO) fuzz run $$target fuzz/corpus/$$target fuzz/seeds/$$target -- \
-	    -max_total_time=$(FUZZ_TIME) -print_final_stats=0 -verbosity=0 || exit 1; \
-	done
+fuzz: SETUP = build
+fuzz: setup ## Fuzz each parser for FUZZ_TIME seconds
+	FUZZ_TIME=$(FUZZ_TIME) fuzz/run
 
 vm-test: SETUP = vm
 vm-test: setup ## Run the integration tests under other kernels (KERNELS="6.1 6.12")

@@ -4,5 +4,6 @@ mod capture;
 mod dialects;
 mod expression;
 mod firefly;
+mod fuzz;
 mod labels;
 mod packet;

@@ -1,10 +1,9 @@
 //! An expression that is read is written so that it is read as the same, and can be asked.
-#![no_main]
 
 use flowtag_wire::expression::{Expression, Facts};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|text: &str| {
+pub(crate) fn run(data: &[u8]) {
+    let Ok(text) = str::from_utf8(data) else { return };
     match text.parse::<Expression>() {
         Ok(expression) => {
             let written = expression.to_string();
@@ -16,4 +15,4 @@ fuzz_target!(|text: &str| {
             assert!(!error.to_string().is_empty());
         }
     }
-});
+}

@@ -1,21 +1,19 @@
 //! Views of a packet lie within its frame, agree with each other, and survive cutting the frame. The first byte
 //! chooses the link type.
-#![no_main]
 
 use flowtag_wire::packet::MAX_OPTION_TAGS;
 use flowtag_wire::{LinkType, Packet, PacketError};
-use libfuzzer_sys::fuzz_target;
 
 const LINKS: [LinkType; 4] = [LinkType::Ethernet, LinkType::Ip, LinkType::LinuxSll, LinkType::LinuxSll2];
 
-fuzz_target!(|data: &[u8]| {
+pub(crate) fn run(data: &[u8]) {
     let Some((link, frame)) = data.split_first() else { return };
     let link = LINKS[usize::from(*link) % LINKS.len()];
     match Packet::parse(link, frame) {
         Ok(packet) => check(link, frame, &packet),
         Err(error) => check_error(&error, frame),
     }
-});
+}
 
 fn check(link: LinkType, frame: &[u8], packet: &Packet<'_>) {
     assert!(packet.payload_offset + packet.payload.len() <= frame.len());

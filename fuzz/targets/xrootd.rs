@@ -1,10 +1,8 @@
 //! Whatever is read as XRootD's monitoring lies within the datagram, and there are no more records than fit into it.
-#![no_main]
 
 use flowtag_wire::xrootd::{Datagram, Message};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub(crate) fn run(data: &[u8]) {
     let Ok(datagram) = Datagram::decode(data) else { return };
     match datagram.message {
         Message::User { user, .. } | Message::Path { user, .. } => {
@@ -16,4 +14,4 @@ fuzz_target!(|data: &[u8]| {
         }
         _ => {}
     }
-});
+}

@@ -1,13 +1,11 @@
 //! Whatever is read as a firefly can be written, is read back as the same, and fits every limit that it accepts.
-#![no_main]
 
 use flowtag_wire::firefly::MAX_DATAGRAM;
 use flowtag_wire::syslog::{AppName, Header, Hostname};
 use flowtag_wire::{Firefly, WriteError};
 use jiff::Timestamp;
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub(crate) fn run(data: &[u8]) {
     let Ok(firefly) = Firefly::from_datagram(data) else { return };
     let now = Timestamp::UNIX_EPOCH;
     let text = String::from_utf8_lossy(data);
@@ -26,7 +24,7 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(again, complete);
     }
     check_limits(&complete, &header, datagram.len());
-});
+}
 
 /// Seven fields, however wild the names are, and then the object.
 fn check_header(datagram: &[u8]) {

@@ -1,16 +1,14 @@
 //! Options that are found are in the bytes, tags that are written are found, and labels keep tag and entropy.
-#![no_main]
 
 use flowtag_wire::option::{self, Found, OPTION_LEN, OPTION_TYPE, OptionError};
 use flowtag_wire::{Entropy, FlowLabel, ScitagInteger, Tag};
-use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| {
+pub(crate) fn run(data: &[u8]) {
     check_find(data);
     if let Some(number) = data.first_chunk().copied().map(u32::from_be_bytes) {
         check_label(number);
     }
-});
+}
 
 fn check_find(data: &[u8]) {
     match option::find(data) {
