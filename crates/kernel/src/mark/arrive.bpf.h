@@ -33,6 +33,7 @@ static __noinline int count_arrival(struct __sk_buff *skb, struct mark_arrival *
 {
 	struct mark_count fresh = {}, *c;
 	struct mark_arrival rest;
+	long err;
 
 	if (!arrival)
 		return 0;
@@ -41,7 +42,8 @@ static __noinline int count_arrival(struct __sk_buff *skb, struct mark_arrival *
 		rest = *arrival;
 		rest.peer = 0;
 		bpf_map_update_elem(&flowtag_arrived, &rest, &fresh, BPF_NOEXIST);
-		if (bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST) == -7 /* E2BIG */) {
+		err = bpf_map_update_elem(&flowtag_arrived, arrival, &fresh, BPF_NOEXIST);
+		if (err && err != -17 /* EEXIST: another CPU was first; else full, or no memory for a moment */) {
 			count_lost(MARK_LOST_ARRIVALS);
 			arrival->peer = 0;
 		}
