@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use roxmltree::{Document, Node};
 
 use crate::kernels_doc;
+use crate::vm_test::BRIEF_RESULTS;
 use crate::vm_test::results::{Outcome, Report, skipped};
 
 /// Where nextest writes (.config/nextest.toml).
@@ -21,7 +22,7 @@ const SLOWEST: usize = 10;
 /// How `summary` is called.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Also counts the results of `vm-test`; what neither this machine nor a guest ran is a failure
+    /// Also counts the results of `vm-test --brief`; what neither this machine nor a guest ran is a failure
     #[arg(long)]
     guests: bool,
 }
@@ -46,7 +47,7 @@ pub(crate) fn run(root: &Path, args: &Args) -> Result<ExitCode> {
     let text = fs::read_to_string(&path)
         .with_context(|| format!("reading {}: run `make test` first", path.display()))?;
     let tests = tests(&text).with_context(|| format!("reading {}", path.display()))?;
-    let guests = if args.guests { kernels_doc::reports(&root.join("target/vm"))? } else { Vec::new() };
+    let guests = if args.guests { kernels_doc::reports(&root.join(BRIEF_RESULTS))? } else { Vec::new() };
     print!("{}", slowest(&tests));
     let (text, nowhere) = what_was_skipped(&tests, &guests);
     print!("{text}");
@@ -131,6 +132,7 @@ fn what_was_skipped(tests: &[Test], guests: &[Report]) -> (String, usize) {
 mod tests {
     use super::*;
     use crate::vm::kernel::Kernel;
+    use crate::vm_test::BRIEF_RESULTS;
     use crate::vm_test::results::TestResult;
 
     const RUN: &str = r#"<?xml version="1.0" encoding="UTF-8"?>

@@ -50,12 +50,16 @@ const MODULES: [&str; 19] = [
     "strategies",
     "survive",
 ];
+/// Of these, what CI leaves out: what they find out of the kernel others do, too, or they take long to say little more.
+const NOT_BRIEF: [&str; 3] = ["doctor", "firefly_input", "observe_flows"];
 /// Kernels whose tracing programs cannot keep anything with a socket (before 5.11): commands that observe say so and end.
 const OLD: [&str; 1] = ["5.10"];
 /// What the tests of those commands begin with.
 const OBSERVE: &str = "observe_";
 /// What tests, programs and libraries are built with.
 const PROFILE: &str = "ci";
+/// Results of `--brief`, which `summary` counts.
+pub(crate) const BRIEF_RESULTS: &str = "target/vm/brief";
 /// Where the program is in a guest.
 const PROGRAM: &str = "/flowtag";
 /// Tests that run at the same time in a guest: most wait for something most of the time.
@@ -94,9 +98,9 @@ pub(crate) struct Args {
     /// Runs only the tests of this module; without any, all that depend on the kernel.
     #[arg(long = "module", value_name = "NAME")]
     modules: Vec<String>,
-    /// Tests with one hook for programs, the newest that the kernel has; else with each.
+    /// Leaves out what adds little, and tests with one hook, the newest that the kernel has; else with each.
     #[arg(long)]
-    one_hook: bool,
+    brief: bool,
     /// Copies a file into each guest.
     #[arg(short, long = "file", value_name = "SRC[:DST]")]
     files: Vec<CopiedFile>,
@@ -235,7 +239,7 @@ fn plan<'a>(root: &Path, args: &'a Args) -> Result<Plan<'a>> {
     files.extend(goldens(root));
     let mut env = vec!["FLOWTAG_VM=1".into(), format!("FLOWTAG_BIN={PROGRAM}")];
     env.extend(std::env::var("CI").map(|v| format!("CI={v}")));
-    env.extend(args.one_hook.then(|| "FLOWTAG_ONE_HOOK=1".to_owned()));
+    env.extend(args.brief.then(|| "FLOWTAG_ONE_HOOK=1".to_owned()));
     env.extend(args.env.iter().cloned());
     Ok(Plan { args, binaries, files, env, results })
 }
@@ -258,7 +262,11 @@ fn goldens(root: &Path) -> Vec<CopiedFile> {
 /// Results of a part of the tests are kept apart: nobody shall take them for all.
 fn results_directory(args: &Args) -> &'static str {
     let whole = args.modules.is_empty() && args.filter.is_none();
-    if whole { "target/vm" } else { "target/vm/partial" }
+    match (whole, args.brief) {
+        (true, false) => "target/vm",
+        (true, true) => BRIEF_RESULTS,
+        (false, _) => "target/vm/partial",
+    }
 }
 
 fn test_binaries(built: &[Binary], args: &Args) -> Result<Vec<Binary>> {
@@ -277,7 +285,8 @@ fn test_binaries(built: &[Binary], args: &Args) -> Result<Vec<Binary>> {
 fn is_wanted(binary: &str, test: &str, args: &Args) -> bool {
     let module = test.split("::").next().unwrap_or_default();
     let in_module = match args.modules.as_slice() {
-        [] => !binary.starts_with("flowtag::") || MODULES.contains(&module),
+        [] if !binary.starts_with("flowtag::") => true,
+        [] => MODULES.contains(&module) && !(args.brief && NOT_BRIEF.contains(&module)),
         modules => modules.iter().any(|wanted| wanted == module),
     };
     in_module && args.filter.as_ref().is_none_or(|filter| test.contains(filter))

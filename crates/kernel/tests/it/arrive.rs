@@ -261,7 +261,7 @@ fn peers_without_room_of_their_own_are_counted_together() {
         let (most, more) = (16_384, 100);
         // Twice: a kernel may have no memory for a new entry for a moment (6.1), and then that packet has none.
         let all = most + more;
-        (0..all).chain(0..all).for_each(|n| rig.arrive(&packet(n, plain)));
+        (0..all).chain(0..all).for_each(|n| drop(rig.arrive(&packet(n, plain))));
         let coverage = rig.marker.coverage().expect("coverage");
         assert_eq!(coverage.arrived.len(), most as usize);
         let packets = |of_rest: bool| {
@@ -514,7 +514,7 @@ fn any_segment_size_is_lowered_and_the_sum_stays_right() {
     Rig::on("any-mss", &settings(), |rig| {
         rig.marker.set_overhead(8).expect("set");
         let rig = &*rig;
-        let config = ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+        let config = common::cases(2000);
         let cases = (any_tcp_options(), any::<u16>(), 0..70_usize);
         let result = TestRunner::new(config).run(&cases, |(before, mss, length)| {
             let (options, at) = with_mss(&before, mss);
@@ -664,8 +664,7 @@ fn any_packet_is_cleared_as_the_model_says_and_else_passes_as_it_came() {
                 rig.marker.set_strip(if clears { &prefixes } else { &[] }).expect("set");
                 rig.marker.set_overhead(if clears { 0 } else { 16 }).expect("set");
                 let rig = &*rig;
-                let config =
-                    ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() };
+                let config = common::cases(2000);
                 let result = TestRunner::new(config).run(&any_frame(), |Frame(frame)| {
                     let parsed = Parsed::new(&frame, inner);
                     let wanted = match &parsed {

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use crate::common;
 use crate::common::model::{self, Parsed};
 use crate::common::packets::{
     FRAGMENT, IPV6, Part, fragment, frame, icmpv6, ipv6, ipv6_between, network, tcp, udp,
@@ -22,7 +23,7 @@ use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::{
-    Just, ProptestConfig, Strategy as Values, TestCaseError, any, prop_assert, prop_assert_eq, prop_oneof,
+    Just, Strategy as Values, TestCaseError, any, prop_assert, prop_assert_eq, prop_oneof,
 };
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
@@ -298,7 +299,7 @@ fn wanted(rules: &[Rule], ends: &Ends, subject: &Subject) -> (Verdict, Vec<u8>, 
 fn the_program_does_what_the_first_rule_says() {
     let below = Below::new();
     Rig::on("rules", &settings(), |rig| {
-        let config = ProptestConfig { cases: 250, failure_persistence: None, ..ProptestConfig::default() };
+        let config = common::cases(250);
         let cases = (any_rules(rig.eth0.index, &below.ids), vec(any_ends(), 40));
         let (rig, seen) = (RefCell::new(rig), RefCell::new(BTreeMap::<Verdict, u32>::new()));
         let judged = TestRunner::new(config).run(&cases, |(rules, packets)| {

@@ -15,6 +15,7 @@ use flowtag_testbed::{LinkOptions, Testbed};
 use flowtag_wire::{Endpoint, Entropy, FlowLabel, Protocol, Strategy, Tag};
 use libbpf_rs::{ProgramInput, ProgramMut};
 use nix::sched::CpuSet;
+use proptest::test_runner::Config as ProptestConfig;
 
 /// Of the interface, bytes of IPv6 packet.
 pub const MTU: usize = 1500;
@@ -23,6 +24,22 @@ pub const ETHERNET: usize = 14;
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 pub const ICMPV6: u8 = 58;
+
+/// An emulated machine has a tenth of the time for each packet: of what is tried in great numbers it tries a few.
+fn is_guest() -> bool {
+    std::env::var_os("FLOWTAG_VM").is_some()
+}
+
+/// So many random cases, nothing of which is kept.
+pub fn cases(number: u32) -> ProptestConfig {
+    let cases = if is_guest() { number / 10 } else { number };
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+/// Of all lengths of a packet, each so many-th.
+pub fn stride() -> usize {
+    if is_guest() { 7 } else { 1 }
+}
 
 pub fn local() -> Ipv6Addr {
     "2001:db8::1".parse().expect("literal")
