@@ -26,7 +26,7 @@ use crate::vm::{self, CopiedFile, Request, quote};
 use results::{Outcome, Reader, Report, TestResult};
 
 /// The packages with tests that depend on the kernel; the program of the first is /flowtag in the guest.
-const PACKAGES: [&str; 2] = ["flowtag", "flowtag-kernel"];
+const PACKAGES: [&str; 3] = ["flowtag", "flowtag-kernel", "flowtag-testbed"];
 /// Of the first, the modules that depend on the kernel. All others need programs that the guest does not have, or would
 /// only be slow there.
 const MODULES: [&str; 19] = [
