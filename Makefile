@@ -27,7 +27,7 @@ demo: setup ## Build flowtag and watch it mark a real transfer between two hosts
 
 test lint: SETUP = tools
 test: setup ## Run every test on this kernel (needs root for namespaces and eBPF)
-	@status=0; \
+	@rm -f target/nextest/default/junit.xml; status=0; \
 	$(AS_ROOT) $(CARGO) nextest run --locked --cargo-profile ci --workspace || status=1; \
 	$(AS_ROOT) $(CARGO) test $(CI) --workspace --doc --quiet || status=1; \
 	$(AS_ROOT) $(CARGO) xtask summary || status=1; \
