@@ -132,7 +132,6 @@ fn what_was_skipped(tests: &[Test], guests: &[Report]) -> (String, usize) {
 mod tests {
     use super::*;
     use crate::vm::kernel::Kernel;
-    use crate::vm_test::BRIEF_RESULTS;
     use crate::vm_test::results::TestResult;
 
     const RUN: &str = r#"<?xml version="1.0" encoding="UTF-8"?>

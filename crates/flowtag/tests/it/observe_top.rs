@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use crate::common::hosts::Hosts;
+use crate::common::hosts::kernel_has;
 use crate::common::observe::{Observing, golden, keys};
 use flowtag_testbed::{Host, Process, WAIT, require_root};
 use serde_json::Value;
@@ -93,9 +94,7 @@ impl<'a> Watching<'a> {
 }
 
 fn tells_of_senders() -> bool {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
-    let wanted = b"btf_trace_sock_send_length";
-    btf.windows(wanted.len()).any(|w| w == wanted)
+    kernel_has("btf_trace_sock_send_length")
 }
 
 fn read_all(listener: &TcpListener) -> usize {

@@ -15,13 +15,19 @@ use super::daemon::Daemon;
 
 /// The hooks that this kernel has; what depends on the hook is tested with each, with FLOWTAG_ONE_HOOK only the newest.
 pub fn hooks() -> Vec<&'static str> {
-    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
-    let has_tcx = btf.windows(14).any(|w| w == b"BPF_TCX_EGRESS");
+    let has_tcx = kernel_has("BPF_TCX_EGRESS");
     let mut hooks = if has_tcx { vec!["tcx", "clsact"] } else { vec!["clsact"] };
     if std::env::var_os("FLOWTAG_ONE_HOOK").is_some() {
         hooks.truncate(1);
     }
     hooks
+}
+
+/// Whether the kernel's types know this name.
+pub fn kernel_has(name: &str) -> bool {
+    let btf = std::fs::read("/sys/kernel/btf/vmlinux").expect("BTF");
+    // As a text: the standard library searches it fast also where this program is not optimised.
+    String::from_utf8_lossy(&btf).contains(name)
 }
 
 /// Two hosts joined by a veth pair.
