@@ -12,8 +12,9 @@ KERNELS    ?= 5.10 6.1 6.12 newest
 SUDO       := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E)
 AS_ROOT     = $(SUDO) env "PATH=$(PATH)"
 
-# Where `.ci/setup tools` puts cargo-nextest and cargo-deny.
-export PATH := $(CURDIR)/target/tools/bin:$(PATH)
+# Where `.ci/setup tools` puts cargo-nextest and cargo-deny. Once only: another PATH makes some crates compile again.
+TOOLS      := $(CURDIR)/target/tools/bin
+export PATH := $(if $(findstring $(TOOLS):,$(PATH)),$(PATH),$(TOOLS):$(PATH))
 
 .PHONY: help demo test fuzz vm-test bench lint audit gen setup release package test-package clean
 
