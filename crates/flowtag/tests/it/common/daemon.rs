@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 /// How long a start or a stop may take before the test gives up; ample for an emulated machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 
 /// An emulated machine: an order of magnitude slower, and with few programs. Where its own program is says so.
 pub fn is_guest() -> bool {
