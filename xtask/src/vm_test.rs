@@ -74,8 +74,9 @@ const PROFILE: &str = "ci";
 pub(crate) const BRIEF_RESULTS: &str = "target/vm/brief";
 /// Where the program is in a guest.
 const PROGRAM: &str = "/flowtag";
-/// Tests that run at the same time in a guest: most wait for something most of the time.
-const AT_ONCE: usize = 2;
+/// Tests that run at the same time in a guest. It has one thread of emulation, which the verifier keeps busy: two at a time
+/// gain little, and tests with limits miss them.
+const AT_ONCE: usize = 1;
 /// Seconds that one test may take in the guest.
 const TEST_LIMIT: u32 = 300;
 
