@@ -121,6 +121,7 @@ fn xor_address(value: &[u8], id: TransactionId) -> Option<IpAddr> {
 fn refused(attributes: &[(u16, &[u8])]) -> Answer {
     let value = attributes.iter().find(|(kind, _)| *kind == ERROR_CODE).map(|(_, value)| *value);
     let parts = value.and_then(|value| value.split_first_chunk::<4>());
+    let parts = parts.filter(|(head, _)| (3..=6).contains(&(head[2] & 7)) && head[3] <= 99);
     let (code, reason) = parts.map_or((0, String::new()), |(head, reason)| {
         let code = u16::from(head[2] & 7) * 100 + u16::from(head[3]);
         (code, String::from_utf8_lossy(reason).into_owned())
@@ -175,6 +176,10 @@ mod tests {
         let refused = |code, reason: &str| Some(Ok(Answer::Refused { code, reason: reason.to_owned() }));
         assert_eq!(answer(&gone, ID), refused(401, "gone"));
         assert_eq!(answer(&message(ERROR, &[]), ID), refused(0, ""));
+        for code in [[2, 0], [7, 0], [4, 100]] {
+            let wrong = message(ERROR, &[&[0, 9, 0, 4, 0, 0], &code]);
+            assert_eq!(answer(&wrong, ID), refused(0, ""), "{code:?}");
+        }
     }
 
     #[test]
