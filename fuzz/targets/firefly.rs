@@ -1,4 +1,5 @@
-//! Whatever is read as a firefly can be written, is read back as the same, and fits every limit that it accepts.
+//! Whatever is read as a firefly can be written, is read back as the same, and fits every limit that
+//! it accepts.
 
 use flowtag_wire::firefly::MAX_DATAGRAM;
 use flowtag_wire::syslog::{AppName, Header, Hostname};

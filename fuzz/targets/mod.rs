@@ -1,5 +1,5 @@
-//! What each parser of hostile bytes promises, as functions: libFuzzer calls them (`make fuzz`), and an ordinary test with
-//! every seed (`crates/wire/tests/it/fuzz.rs`).
+//! What each parser of hostile bytes promises, as functions: libFuzzer calls them (`make fuzz`), and an
+//! ordinary test with every seed (`crates/wire/tests/it/fuzz.rs`).
 
 mod capture;
 mod expression;

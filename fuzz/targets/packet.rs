@@ -1,5 +1,5 @@
-//! Views of a packet lie within its frame, agree with each other, and survive cutting the frame. The first byte
-//! chooses the link type.
+//! Views of a packet lie within its frame, agree with each other, and survive cutting the frame. The first
+//! byte chooses the link type.
 
 use flowtag_wire::packet::MAX_OPTION_TAGS;
 use flowtag_wire::{LinkType, Packet, PacketError};

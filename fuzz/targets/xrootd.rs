@@ -1,4 +1,5 @@
-//! Whatever is read as XRootD's monitoring lies within the datagram, and there are no more records than fit into it.
+//! Whatever is read as XRootD's monitoring lies within the datagram, and there are no more records than
+//! fit into it.
 
 use flowtag_wire::xrootd::{Datagram, Message};
 
