@@ -49,7 +49,8 @@ bench: setup ## Measure costs and write docs/performance.md
 
 lint: setup ## Everything a machine can object to
 	$(CARGO) fmt --all --check
-	clang-format --dry-run --Werror $$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h' 'crates/kernel/src/probes/*/abi.h')
+	files=$$(git ls-files '*.bpf.c' '*.bpf.h' 'bpf/abi/*.h' 'crates/kernel/src/probes/*/abi.h') && [ -n "$$files" ] && \
+	  clang-format --dry-run --Werror $$files
 	$(CARGO) clippy $(CI) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(CI) --workspace --no-deps --document-private-items --quiet
 	$(CARGO) xtask gen --check
