@@ -342,6 +342,7 @@ fn list(binary: &Path, arguments: &[&str]) -> Result<Vec<String>> {
     let mut command = Command::new(binary);
     let output = command.args(["--list", "--format", "terse"]).args(arguments).output();
     let output = output.with_context(|| format!("listing the tests of {}", binary.display()))?;
+    ensure!(output.status.success(), "{} cannot list its tests ({})", binary.display(), output.status);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(text.lines().filter_map(|l| l.strip_suffix(": test")).map(str::to_owned).collect())
 }
@@ -383,7 +384,12 @@ fn summary(reports: &[Report], missing: bool) -> ExitCode {
     }
     let failed = count(Outcome::Failed);
     println!("{} passed, {failed} failed, {} skipped", count(Outcome::Ok), count(Outcome::Skipped));
-    if failed > 0 || missing { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    // A guest that died after its last test is no guest that passed.
+    for report in reports.iter().filter(|report| !report.complete) {
+        println!("kernel {} did not end as it should", report.kernel);
+    }
+    let is_whole = reports.iter().all(|report| report.complete);
+    if failed > 0 || missing || !is_whole { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 #[cfg(test)]
